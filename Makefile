@@ -1,0 +1,89 @@
+# Needs make, Python 3.11 or newer, Terraform and a Python package index; the rest is installed into .venv.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-builtin-rules
+
+# The first interpreter that is new enough and can make virtual environments.
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
+  $$p -c 'import sys, ensurepip; assert sys.version_info >= (3, 11)' 2>/dev/null && { echo $$p; break; }; done)
+# The Lambda runtime that `make package` builds for: the module's defaults (python3.13 on arm64).
+PY ?= 3.13
+ARCH ?= aarch64
+
+RUN := PYTHONPATH=handler:examples/local .venv/bin/python
+LINT := .venv-lint/bin
+
+help: ## Show this list
+	@grep -hE '^[a-z][a-z-]*:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
+
+demo: .venv/stamp ## The whole pipeline on this machine, with real data, told step by step
+	@$(RUN) -m stack demo
+
+up: .venv/stamp ## Start the local stack and leave it running (.local/env says where)
+	@$(RUN) -m stack up
+
+down: .venv/stamp ## Stop the local stack and remove what it left
+	@$(RUN) -m stack down
+
+test: test-terraform ## All tests (under 15 minutes on two cores)
+	$(RUN) -m pytest
+
+test-unit: .venv/stamp ## Unit tests
+	$(RUN) -m pytest tests/unit
+
+test-standin: .venv/stamp ## Tests of the Firebolt stand-in
+	$(RUN) -m pytest tests/standin
+
+test-protocol: .venv/stamp ## Tests of the load protocol under faults
+	$(RUN) -m pytest tests/protocol
+
+test-local: .venv/stamp ## Tests on the whole local stack
+	$(RUN) -m pytest tests/local
+
+test-terraform: .venv/stamp ## Terraform's own tests, with mocked AWS
+	$(RUN) -m stack terraform test -test-directory=tests/terraform
+
+lint: .venv/stamp .venv-lint/stamp ## Formatting, types, Terraform validation, checkov
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+	$(RUN) -m mypy
+	terraform fmt -check -recursive -diff
+	$(RUN) -m stack validate
+	$(LINT)/checkov --directory . --config-file .checkov.yaml
+
+format: .venv/stamp ## Rewrite Python and Terraform files in the project's format
+	$(RUN) -m ruff check --fix .
+	$(RUN) -m ruff format .
+	terraform fmt -recursive
+
+package: .venv/stamp ## Build dist/firebolt-cdc.zip for Lambda (PY=3.13 ARCH=aarch64)
+	@$(RUN) handler/build_package.py --python $(PY) --arch $(ARCH) --output dist/firebolt-cdc.zip
+
+lock: .venv-lint/stamp ## Renew requirements/*.txt from requirements/*.in
+	cd requirements && for set in dev lambda lint; do UV_CUSTOM_COMPILE_COMMAND="make lock" \
+	  ../$(LINT)/uv pip compile --quiet --universal --generate-hashes --python-version 3.11 \
+	  --no-config --no-emit-index-url --no-emit-find-links $$set.in --output-file $$set.txt; done
+
+clean: ## Stop the local stack, remove every built and downloaded file
+	@if [ -x .venv/bin/python ] && [ -d .local ]; then $(RUN) -m stack down; fi
+	rm -rf .local .cache .venv .venv-lint build dist handler/*.egg-info .hypothesis .mypy_cache .ruff_cache .pytest_cache
+	find . -name .terraform -prune -exec rm -rf {} + -o -name __pycache__ -prune -exec rm -rf {} +
+
+.venv/stamp: requirements/dev.txt pyproject.toml
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer with the venv module is needed; set PYTHON=/path/to/it" >&2; exit 1; }
+	@echo "Installing Python packages into .venv (once)"
+	@$(PYTHON) -m venv --clear .venv
+	@.venv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt
+	@.venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+.venv-lint/stamp: requirements/lint.txt
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer with the venv module is needed; set PYTHON=/path/to/it" >&2; exit 1; }
+	@echo "Installing checkov into .venv-lint (once)"
+	@$(PYTHON) -m venv --clear .venv-lint
+	@.venv-lint/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/lint.txt
+	@touch $@
+
+.PHONY: help demo up down test test-unit test-standin test-protocol test-local test-terraform lint format package lock clean
