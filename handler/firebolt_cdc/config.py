@@ -1,0 +1,272 @@
+"""The pipeline's configuration: one JSON object that Terraform writes and pins by version for each function version."""
+
+from __future__ import annotations
+
+import json
+import os
+from datetime import datetime
+from enum import StrEnum
+from functools import cached_property
+from typing import Any, Self
+
+import boto3
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from firebolt_cdc.errors import AWS_ERRORS, PermanentError, aws_error
+
+
+class Model(BaseModel):
+    """Strict about names: a key that this version does not know is an error, never ignored."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Mode(StrEnum):
+    """`merge`: one row per primary key. `append`: every change is a row."""
+
+    MERGE = "merge"
+    APPEND = "append"
+
+
+class OrderBy(StrEnum):
+    """What orders the changes of a key: the file's time stamp, AR_H_CHANGE_SEQ, or a timestamp column."""
+
+    FILE = "file"
+    CHANGE_SEQ = "change_seq"
+    TIMESTAMP = "timestamp"
+
+
+class Deletes(StrEnum):
+    """What a `D` does: removes the row, flags it (`_cdc_deleted`), or nothing."""
+
+    HARD = "hard"
+    SOFT = "soft"
+    IGNORE = "ignore"
+
+
+class Drift(StrEnum):
+    """What a column does that the target lacks: it is added, fails the file, or is left out and announced."""
+
+    ADD = "add"
+    FAIL = "fail"
+    IGNORE = "ignore"
+
+
+class MissingTable(StrEnum):
+    """What happens when the target table does not exist."""
+
+    CREATE = "create"
+    FAIL = "fail"
+
+
+class Unlisted(StrEnum):
+    """What happens to files of tables that the table map does not list."""
+
+    FAIL = "fail"
+    SKIP = "skip"
+    APPEND = "append"
+
+
+class Order(Model):
+    """The order of a table's changes; `column` is needed for all but `file`."""
+
+    by: OrderBy = OrderBy.FILE
+    column: str | None = None
+
+    @model_validator(mode="after")
+    def _column_fits(self) -> Self:
+        if (self.by is OrderBy.FILE) == (self.column is not None):
+            raise ValueError(f"order.column must be {'left out' if self.column else 'named'} for order.by = {self.by}")
+        return self
+
+    @property
+    def format(self) -> str:
+        """Names the encoding of `_cdc_seq`; a table whose format changes needs a new generation."""
+        return "file" if self.column is None else f"{self.by}:{self.column}"
+
+
+class Table(Model):
+    """How the files of one source table are applied to one target table."""
+
+    target: str
+    mode: Mode
+    primary_key: tuple[str, ...] = ()
+    order: Order = Order()
+    deletes: Deletes = Deletes.HARD
+    schema_drift: Drift = Drift.ADD
+    missing_table: MissingTable = MissingTable.CREATE
+    op_column: str = "Op"
+
+    @model_validator(mode="after")
+    def _merge_has_key(self) -> Self:
+        if self.mode is Mode.MERGE and not self.primary_key:
+            raise ValueError(f"table {self.target}: mode merge needs primary_key; use mode append for a table without")
+        return self
+
+
+class Source(Model):
+    """Where DMS writes. `prefix` is cut off an object's key to make its `file_key`."""
+
+    bucket: str
+    prefix: str = ""
+    suffix: str = ".parquet"
+    start_after: datetime | None = None
+
+    @property
+    def pipeline(self) -> str:
+        """The name under which this source owns its targets and ledger rows."""
+        return f"{self.bucket}/{self.prefix}"
+
+
+class Firebolt(Model):
+    """Which engine: a service account's engine, or a Firebolt Core by URL."""
+
+    account_name: str | None = None
+    database: str
+    engine_name: str | None = None
+    api_endpoint: str = "api.app.firebolt.io"
+    secret_arn: str | None = None
+    core_url: str | None = None
+    source_location: str | None = None
+    staging_location: str | None = None
+    s3_role_arn: str | None = None
+    s3_role_external_id: str | None = None
+
+    @model_validator(mode="after")
+    def _one_way_in(self) -> Self:
+        managed = (self.account_name, self.engine_name, self.secret_arn)
+        if self.core_url is None and not all(managed):
+            raise ValueError("firebolt needs either core_url, or account_name, engine_name and secret_arn")
+        if self.core_url is not None and any(managed):
+            raise ValueError("firebolt.core_url excludes account_name, engine_name and secret_arn")
+        return self
+
+
+class Queue(Model):
+    """The queue between rule and loader, its dead-letter queue, and that of the EventBridge target."""
+
+    url: str
+    arn: str
+    dlq_url: str
+    dlq_arn: str
+    target_dlq_url: str | None = None
+
+
+class Staging(Model):
+    """Where the loader puts the files that the engine reads."""
+
+    bucket: str
+    prefix: str = "staging/"
+
+
+class Loader(Model):
+    """`max_attempts`: how often a file is tried alone before it is `failed` for good."""
+
+    max_attempts: int = Field(default=3, ge=1)
+    timeout_seconds: int = Field(default=300, ge=1)
+
+
+class Cleanup(Model):
+    """Ages and limits of the cleanup tasks."""
+
+    retention_days: int = Field(default=30, ge=1)
+    sweep_interval_seconds: int = Field(default=300, ge=1)
+    queue_limit: int = Field(default=1000, ge=1)
+    reconcile_grace_seconds: int = Field(default=900, ge=0)
+
+
+class Config(Model):
+    """Everything that a function version knows about its pipeline."""
+
+    config_version: int = 1
+    name: str
+    region: str | None = None
+    source: Source
+    firebolt: Firebolt
+    queue: Queue
+    staging: Staging
+    deduplication_enabled: bool = True
+    unlisted_tables: Unlisted = Unlisted.FAIL
+    tables: dict[str, Table]
+    loader: Loader = Loader()
+    cleanup: Cleanup = Cleanup()
+    metrics_namespace: str = "FireboltCdc"
+
+    @model_validator(mode="after")
+    def _targets_are_unique(self) -> Self:
+        seen: dict[str, str] = {}
+        for source, table in self.tables.items():
+            if source.count("/") != 1 or not all(source.split("/")):
+                raise ValueError(f"tables: {source!r} is not of the form schema/table")
+            if table.target in seen:
+                raise ValueError(f"tables: {seen[table.target]} and {source} both load into {table.target}")
+            seen[table.target] = source
+        return self
+
+    @cached_property
+    def unlisted_turn(self) -> str:
+        """The `cdc_tables` row that files of unlisted tables and unreadable names share."""
+        return f"*{self.source.pipeline}"
+
+    @property
+    def turns(self) -> dict[str, str]:
+        """Order format by turn (target table, or the shared row): what the migrate function seeds."""
+        return {self.unlisted_turn: "file"} | {table.target: table.order.format for table in self.tables.values()}
+
+
+def parse(text: str | bytes, origin: str) -> Config:
+    """Read a configuration; `origin` names it in the error.
+
+    Raises:
+        PermanentError: the text is not a configuration of this version.
+    """
+    try:
+        return Config.model_validate_json(text)
+    except ValidationError as error:
+        problems = "; ".join(f"{'.'.join(str(p) for p in e['loc'])}: {e['msg']}" for e in error.errors())
+        raise PermanentError(f"configuration {origin} is not valid: {problems}") from error
+
+
+def load(environment: dict[str, str] | None = None, s3: Any = None) -> Config:
+    """Fetch the configuration that the environment pins (CDC_CONFIG_BUCKET, _KEY, _VERSION_ID).
+
+    Raises:
+        PermanentError: the environment names none, or its content is not valid.
+        TransientError, GoneError: S3 did not give it.
+    """
+    env = dict(os.environ) if environment is None else environment
+    try:
+        place = {"Bucket": env["CDC_CONFIG_BUCKET"], "Key": env["CDC_CONFIG_KEY"]}
+    except KeyError as missing:
+        raise PermanentError(f"the environment variable {missing.args[0]} is not set: it names the "
+                             "configuration object that the Terraform module writes") from missing
+    if env.get("CDC_CONFIG_VERSION_ID"):
+        place["VersionId"] = env["CDC_CONFIG_VERSION_ID"]
+    origin = f"s3://{place['Bucket']}/{place['Key']} (version {place.get('VersionId', 'latest')})"
+    client = s3 or boto3.client("s3")
+    try:
+        body = client.get_object(**place)["Body"].read()
+    except AWS_ERRORS as error:
+        raise aws_error(error, f"reading the configuration {origin}") from error  # type: ignore[arg-type]
+    return parse(body, origin)
+
+
+def secret(arn: str, client: Any = None) -> dict[str, str]:
+    """The service account in Secrets Manager: a JSON object with `client_id` and `client_secret`.
+
+    Raises:
+        PermanentError: the secret holds something else. Its content is never part of the message.
+        TransientError: Secrets Manager did not give it.
+    """
+    secrets = client or boto3.client("secretsmanager")
+    try:
+        text = secrets.get_secret_value(SecretId=arn)["SecretString"]
+    except AWS_ERRORS as error:
+        raise aws_error(error, f"reading the secret {arn} (has a value been put into it?)") from error  # type: ignore[arg-type]
+    except KeyError:
+        raise PermanentError(f"the secret {arn} is binary; put a JSON object with client_id and client_secret") from None
+    try:
+        value = json.loads(text)
+        return {"client_id": str(value["client_id"]), "client_secret": str(value["client_secret"])}
+    except (ValueError, KeyError, TypeError):
+        raise PermanentError(f"the secret {arn} is not a JSON object with client_id and client_secret") from None

@@ -1,0 +1,209 @@
+"""The connection to Firebolt: transactions that cannot silently be none, and errors that have a class.
+
+The SDK (1.19.1) has ways to lose a transaction and go on without it; each is closed here:
+
+* With autocommit, `execute("BEGIN")` has no effect. Transactions use `autocommit=False`.
+* Without autocommit the SDK sends BEGIN before the first statement and ignores BEGIN's HTTP error; the statement
+  then runs, and commits, on its own. So a transaction's first statement is a read, and it is a transaction only
+  if the SDK holds a transaction id after it.
+* A `Firebolt-Reset-Session` header drops the id in mid-transaction, and the next statement would begin another.
+  So the same id is required before and after each statement and before COMMIT.
+* Reads wait forever. Every statement has a time limit below what is left of the invocation.
+* After a failed COMMIT the SDK keeps the dead id. A connection that saw any error is dropped, never reused.
+* `close()` sends ROLLBACK without a time limit. The SDK is told to forget its transaction first.
+* The token cache writes below HOME, which Lambda does not have. It is off.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from firebolt.client.auth import Auth, ClientCredentials, FireboltCore
+from firebolt.db import Connection, connect
+
+from firebolt_cdc import __version__, config
+from firebolt_cdc.deadline import Deadline
+from firebolt_cdc.errors import ENGINE_ERRORS, CdcError, ConflictError, TimeShortError, engine_error
+
+RESERVE_SECONDS = 3.0
+"""Kept back from each statement's time limit, for giving turns back before Lambda ends the process."""
+ROLLBACK_SECONDS = 5.0
+
+Row = Sequence[Any]
+
+
+class Transaction:
+    """One explicit transaction. Made by `Engine.transaction`; the first statement must be a read."""
+
+    def __init__(self, connection: Connection, deadline: Deadline) -> None:
+        self._connection = connection
+        self._deadline = deadline
+        self._id: str | None = None
+
+    @property
+    def id(self) -> str | None:
+        """The engine's transaction id, once the first read has been answered."""
+        return self._id
+
+    def begin(self, sql: str, parameters: Sequence[Any] = ()) -> list[Row]:
+        """Run the first statement, a read, and make sure that it ran inside a transaction.
+
+        Raises:
+            ConflictError: it did not: BEGIN was refused or swallowed. Nothing was written.
+        """
+        rows = _run(self._connection, sql, parameters, self._deadline)
+        self._id = self._current_id()
+        if self._id is None:
+            raise ConflictError("the engine did not begin a transaction (a read ran without one); nothing was written")
+        return rows
+
+    def execute(self, sql: str, parameters: Sequence[Any] = ()) -> list[Row]:
+        """Run one statement inside the transaction and return its rows (none for DML).
+
+        Raises:
+            ConflictError: the transaction was lost; nothing that it wrote is there.
+            CdcError: whatever class the engine's answer has.
+        """
+        self._require_same("before a statement")
+        rows = _run(self._connection, sql, parameters, self._deadline)
+        self._require_same("after a statement")
+        return rows
+
+    def commit(self) -> None:
+        """Commit. After an error the outcome is unknown to the caller, who must look at `cdc_applied`."""
+        self._require_same("before COMMIT")
+        _run(self._connection, "COMMIT", (), self._deadline)
+        self._id = None
+
+    def _current_id(self) -> str | None:
+        return self._connection.create_transaction_params().get("transaction_id")
+
+    def _require_same(self, when: str) -> None:
+        if self._id is None or self._current_id() != self._id:
+            raise ConflictError(f"the transaction was lost {when} (the engine reset the session); it was given up")
+
+
+class Engine:
+    """One Firebolt engine, for one invocation. Not shared between threads."""
+
+    def __init__(self, settings: config.Firebolt, deadline: Deadline, secrets: Any = None) -> None:
+        self._settings = settings
+        self._deadline = deadline
+        self._secrets = secrets
+        self._auth: Auth | None = None
+        self._idle: Connection | None = None
+
+    def query(self, sql: str, parameters: Sequence[Any] = ()) -> list[Row]:
+        """Run one statement on its own (autocommit) and return its rows.
+
+        For reads, and for statements that Firebolt does not allow in a transaction.
+        """
+        connection = self._connect(autocommit=True)
+        try:
+            return _run(connection, sql, parameters, self._deadline)
+        finally:
+            _drop(connection)
+
+    @contextlib.contextmanager
+    def transaction(self) -> Iterator[Transaction]:
+        """A transaction that rolls back unless `commit` was called; after any error the connection is dropped."""
+        connection = self._idle or self._connect(autocommit=False)
+        self._idle = None
+        transaction = Transaction(connection, self._deadline)
+        try:
+            yield transaction
+        except BaseException:
+            _rollback(connection)
+            raise
+        if connection.in_transaction:
+            _rollback(connection)
+        else:
+            self._idle = connection
+
+    def close(self) -> None:
+        """Drop the idle connection."""
+        if self._idle is not None:
+            _drop(self._idle)
+            self._idle = None
+
+    def is_running(self) -> bool:
+        """Whether the engine runs, asked without starting it (the system engine answers). A Core always runs."""
+        if self._settings.core_url is not None:
+            return True
+        connection = self._connect(autocommit=True, system=True)
+        try:
+            rows = _run(
+                connection,
+                "SELECT status FROM information_schema.engines WHERE engine_name = ?",
+                [self._settings.engine_name],
+                self._deadline,
+            )
+        finally:
+            _drop(connection)
+        return bool(rows) and str(rows[0][0]).upper() == "RUNNING"
+
+    def _connect(self, *, autocommit: bool, system: bool = False) -> Connection:
+        settings = self._settings
+        clients = {"user_clients": [("firebolt-cdc", __version__)]}
+        try:
+            if settings.core_url is not None:
+                return connect(
+                    auth=FireboltCore(),
+                    url=settings.core_url,
+                    database=settings.database,
+                    autocommit=autocommit,
+                    additional_parameters=clients,
+                )
+            return connect(
+                auth=self._service_account(),
+                account_name=settings.account_name,
+                database=None if system else settings.database,
+                engine_name=None if system else settings.engine_name,
+                api_endpoint=settings.api_endpoint,
+                autocommit=autocommit,
+                disable_cache=system,
+                additional_parameters=clients,
+            )
+        except ENGINE_ERRORS as error:
+            raise engine_error(error, "connecting to Firebolt") from error
+
+    def _service_account(self) -> Auth:
+        if self._auth is None:
+            assert self._settings.secret_arn is not None, "the configuration requires it without core_url"
+            account = config.secret(self._settings.secret_arn, self._secrets)
+            self._auth = ClientCredentials(account["client_id"], account["client_secret"], use_token_cache=False)
+        return self._auth
+
+
+def _run(connection: Connection, sql: str, parameters: Sequence[Any], deadline: Deadline) -> list[Row]:
+    seconds = deadline.remaining_seconds() - RESERVE_SECONDS
+    if seconds <= 0:
+        raise TimeShortError("too little is left of this invocation for another statement")
+    try:
+        cursor = connection.cursor()
+        cursor.execute(sql, list(parameters) or None, timeout_seconds=seconds)
+        rows = list(cursor.fetchall()) if cursor.description else []
+        cursor.close()
+    except CdcError:
+        raise
+    except ENGINE_ERRORS as error:
+        raise engine_error(error, f"statement {' '.join(sql.split())[:60]!r}") from error
+    return rows
+
+
+def _rollback(connection: Connection) -> None:
+    """Tell the engine, if it listens, that the transaction is over, and drop the connection.
+
+    A ROLLBACK that gets lost costs nothing: without a COMMIT nothing of the transaction is ever seen.
+    """
+    if connection.in_transaction:
+        with contextlib.suppress(*ENGINE_ERRORS):
+            connection.cursor().execute("ROLLBACK", timeout_seconds=ROLLBACK_SECONDS)
+    _drop(connection)
+
+
+def _drop(connection: Connection) -> None:
+    connection._reset_transaction_state()  # noqa: SLF001 - or close() would send ROLLBACK and wait without limit
+    connection.close()

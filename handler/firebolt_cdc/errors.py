@@ -1,0 +1,164 @@
+"""Every failure has a class, and this module is the one place that decides which.
+
+| class       | meaning                                        | what happens                                    |
+| ----------- | ---------------------------------------------- | ----------------------------------------------- |
+| `conflict`  | another transaction committed first            | tried again at once, with jitter                |
+| `transient` | engine, network or AWS did not do it this time | tried again later, `max_attempts` times alone   |
+| `permanent` | this file cannot be applied as it is           | `failed`, dead-letter queue, a person decides   |
+| `gone`      | the object was deleted or overwritten          | `failed`, dead-letter queue                     |
+| `held`      | applying it needs a decision (a reload)        | `pending`, alarmed, waits for the operator      |
+"""
+
+from __future__ import annotations
+
+import re
+from enum import StrEnum
+
+import httpx
+from botocore.exceptions import BotoCoreError, ClientError
+from firebolt.utils.exception import (
+    AuthenticationError,
+    AuthorizationError,
+    ConfigurationError,
+    FireboltError,
+    QueryTimeoutError,
+)
+
+
+class FailureClass(StrEnum):
+    """The classes of the table above; stored as `error_class` in the ledger."""
+
+    CONFLICT = "conflict"
+    TRANSIENT = "transient"
+    PERMANENT = "permanent"
+    GONE = "gone"
+    HELD = "held"
+
+
+class CdcError(Exception):
+    """Base of all classified failures. The message names the file or table, what was wrong, what to do."""
+
+    failure_class = FailureClass.TRANSIENT
+
+
+class ConflictError(CdcError):
+    """Another transaction committed first (or this one was lost before COMMIT): nothing was written."""
+
+    failure_class = FailureClass.CONFLICT
+
+
+class TransientError(CdcError):
+    """Did not work this time; the same attempt may work later."""
+
+
+class EngineRejectedError(TransientError):
+    """The engine answered the statement with an error that is neither a conflict nor an outage.
+
+    Of a batch, any file may be the cause: it is split at once.
+    """
+
+
+class LedgerUnavailableError(TransientError):
+    """The ledger could not be read or written: nothing may be loaded."""
+
+
+class TimeShortError(TransientError):
+    """What is left of this invocation is too little to begin; the file was not tried."""
+
+
+class TurnLostError(ConflictError):
+    """Another worker holds the table's turn: this worker's lease ran out and it must stop."""
+
+
+class PermanentError(CdcError):
+    """This file cannot be applied as it is; trying again gives the same answer."""
+
+    failure_class = FailureClass.PERMANENT
+
+
+class GoneError(CdcError):
+    """The object was deleted, or holds another version than the one that was announced."""
+
+    failure_class = FailureClass.GONE
+
+
+class HeldError(CdcError):
+    """Applying the file needs an operator's decision."""
+
+    failure_class = FailureClass.HELD
+
+
+# The engine's words for a lost commit race. "detected N conflicts with N transactions on transaction commit" and
+# "code: 9" were reported from production; "cannot be retried" is what the engine says when its own retries ran out.
+_CONFLICT = re.compile(
+    r"detected \d+ conflicts?|conflicts? with|conflict on|transaction conflict|code: 9\b|write-write|serializ",
+    re.IGNORECASE,
+)
+# Firebolt Core: at most one write transaction in the cluster. Its refusal is a wait, not a failure.
+_SINGLE_WRITER = re.compile(r"(one|single|another|concurrent) write transaction", re.IGNORECASE)
+_OUTAGE = re.compile(
+    r"cannot be retried|engine .*(not running|stopped|starting|restart|unavailable)|service unavailable"
+    r"|bad gateway|gateway time|too many requests|connection (reset|refused|closed)|shutting down"
+    r"|transaction .*(not found|does not exist|aborted|expired|is not active)|current transaction is aborted",
+    re.IGNORECASE,
+)
+_OBJECT_GONE = re.compile(r"no such ?key|object .*not (found|exist)|precondition ?failed", re.IGNORECASE)
+
+
+def engine_error(error: Exception, doing: str) -> CdcError:
+    """Classify what the Firebolt SDK (or httpx below it, whose errors leak through) raised while `doing`."""
+    text = f"{doing}: {_readable(error)}"
+    if isinstance(error, (AuthenticationError, AuthorizationError, ConfigurationError)):
+        return TransientError(f"{text} (check the Firebolt credentials in Secrets Manager and the account)")
+    if isinstance(error, (httpx.HTTPError, QueryTimeoutError, TimeoutError, OSError)):
+        return TransientError(text)
+    message = str(error)
+    if _CONFLICT.search(message) or _SINGLE_WRITER.search(message):
+        return ConflictError(text)
+    if _OUTAGE.search(message):
+        return TransientError(text)
+    if _OBJECT_GONE.search(message):
+        return GoneError(text)
+    return EngineRejectedError(text)
+
+
+def aws_error(error: BotoCoreError | ClientError, doing: str) -> CdcError:
+    """Classify what boto3 raised while `doing`. A missing or overwritten object is `gone`."""
+    if isinstance(error, ClientError):
+        code = error.response.get("Error", {}).get("Code", "")
+        status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+        if code in {"NoSuchKey", "404", "NotFound"} or (status == 404 and code != "NoSuchBucket"):
+            return GoneError(f"{doing}: the object no longer exists")
+        if code in {"PreconditionFailed", "412"} or status == 412:
+            return GoneError(f"{doing}: the object was overwritten since it was announced; the newer version "
+                             "has an event of its own")
+        if code in {"AccessDenied", "403"} or status == 403:
+            return TransientError(f"{doing}: access denied; check the role's policy, the bucket policy and the key")
+    return TransientError(f"{doing}: {_readable(error)}")
+
+
+ENGINE_ERRORS: tuple[type[Exception], ...] = (
+    FireboltError,
+    httpx.HTTPError,
+    OSError,
+    ValueError,
+    KeyError,
+    AttributeError,
+)
+"""What a call into the Firebolt SDK may raise: its own errors, httpx errors that leak through, and, where an
+answer is not the JSON that it expects, the plain errors of reading it (AttributeError for a token endpoint's junk)."""
+
+AWS_ERRORS: tuple[type[Exception], ...] = (BotoCoreError, ClientError)
+
+
+def redact(text: str, limit: int = 1000) -> str:
+    """A message fit for ledger, log and queue attributes: one line, bounded, no literal of credentials."""
+    text = re.sub(r"(?i)(aws_(?:secret_access_key|session_token|access_key_id)\s*=>?\s*)'[^']*'", r"\1'***'", text)
+    text = re.sub(r"(?i)(client_secret|access_token|authorization)([\"'=: ]+)[^\s\"',]+", r"\1\2***", text)
+    text = " ".join(text.split())
+    return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def _readable(error: Exception) -> str:
+    message = str(error).strip()
+    return redact(f"{type(error).__name__}: {message}" if message else type(error).__name__)
