@@ -1,0 +1,102 @@
+# Created before the function, which would otherwise make it without retention at its first line.
+resource "aws_cloudwatch_log_group" "this" {
+  name              = "/aws/lambda/${var.name}"
+  retention_in_days = var.log_retention_days
+  kms_key_id        = try(var.encryption.logs, false) ? var.encryption.kms_key_arn : null
+  tags              = var.tags
+}
+
+resource "aws_iam_role" "this" {
+  name                 = var.role_name
+  path                 = var.role_path
+  description          = "Role of the function ${var.name}."
+  permissions_boundary = var.permissions_boundary_arn
+  tags                 = var.tags
+
+  assume_role_policy = jsonencode({
+    Version = "2012-10-17"
+    Statement = [{
+      Effect    = "Allow"
+      Action    = "sts:AssumeRole"
+      Principal = { Service = "lambda.amazonaws.com" }
+    }]
+  })
+}
+
+resource "aws_iam_role_policy" "this" {
+  name = var.name
+  role = aws_iam_role.this.name
+
+  policy = jsonencode({
+    Version = "2012-10-17"
+    Statement = concat(
+      [{
+        Sid      = "WriteLogs"
+        Effect   = "Allow"
+        Action   = ["logs:CreateLogStream", "logs:PutLogEvents"]
+        Resource = ["${aws_cloudwatch_log_group.this.arn}:*"]
+      }],
+      [for statement in var.policy_statements : {
+        for key, value in merge(statement, { Effect = "Allow" }) : key => value
+        if key != "Condition" || length(statement.Condition) > 0
+      }],
+    )
+  })
+}
+
+# EC2 knows no resource-level permissions for what Lambda does with network interfaces, so AWS's own
+# policy is used. It is the one without the rights on every log group.
+resource "aws_iam_role_policy_attachment" "network" {
+  count = var.network == null ? 0 : 1
+
+  role       = aws_iam_role.this.name
+  policy_arn = "arn:${var.partition}:iam::aws:policy/service-role/AWSLambdaENIManagementAccess"
+}
+
+resource "aws_lambda_function" "this" {
+  function_name     = var.name
+  description       = var.description
+  role              = aws_iam_role.this.arn
+  handler           = var.handler
+  runtime           = var.runtime
+  architectures     = [var.architecture]
+  memory_size       = var.memory_mb
+  timeout           = var.timeout_seconds
+  s3_bucket         = var.package.bucket
+  s3_key            = var.package.key
+  s3_object_version = var.package.version_id
+  publish           = true
+  tags              = var.tags
+
+  environment {
+    variables = var.environment
+  }
+
+  ephemeral_storage {
+    size = var.ephemeral_storage_mb
+  }
+
+  dynamic "vpc_config" {
+    for_each = var.network == null ? [] : [var.network]
+
+    content {
+      subnet_ids         = vpc_config.value.subnet_ids
+      security_group_ids = vpc_config.value.security_group_ids
+    }
+  }
+
+  depends_on = [
+    aws_cloudwatch_log_group.this,
+    aws_iam_role_policy.this,
+    aws_iam_role_policy_attachment.network,
+  ]
+}
+
+resource "aws_lambda_alias" "prod" {
+  name             = "PROD"
+  description      = "The version that runs."
+  function_name    = aws_lambda_function.this.function_name
+  function_version = var.live_version == null ? aws_lambda_function.this.version : tostring(var.live_version)
+
+  depends_on = [var.live_after]
+}

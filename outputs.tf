@@ -1,0 +1,149 @@
+output "functions" {
+  description = "The three functions by role (loader, cleanup, migrate): name, ARN, alias ARN, newest version, the version that PROD points to, role ARN and log group."
+  value = {
+    for key, function in { loader = module.loader, cleanup = module.cleanup, migrate = module.migrate } : key => {
+      name                        = function.function_name
+      arn                         = function.function_arn
+      alias_arn                   = function.alias_arn
+      newest_version              = function.version
+      live_version                = function.live_version
+      role_arn                    = function.role_arn
+      log_group                   = function.log_group_name
+    }
+  }
+}
+
+output "loader_function_name" {
+  description = "Name of the loader, for `aws lambda invoke` and `aws logs tail`."
+  value       = module.loader.function_name
+}
+
+output "cleanup_function_name" {
+  description = "Name of the cleanup function."
+  value       = module.cleanup.function_name
+}
+
+output "migrate_function_name" {
+  description = "Name of the migrate function, for pipelines that run migrations themselves."
+  value       = module.migrate.function_name
+}
+
+output "loader_role_arn" {
+  description = "ARN of the loader's role, for the policies of buckets and keys in other accounts."
+  value       = module.loader.role_arn
+}
+
+output "queue_url" {
+  description = "URL of the queue between the rule and the loader."
+  value       = module.intake.queue_url
+}
+
+output "queue_arn" {
+  description = "ARN of the queue between the rule and the loader."
+  value       = module.intake.queue_arn
+}
+
+output "dlq_url" {
+  description = "URL of the dead letter queue for files that could not be loaded."
+  value       = module.intake.dead_letter_queue_url
+}
+
+output "dlq_arn" {
+  description = "ARN of the dead letter queue for files that could not be loaded."
+  value       = module.intake.dead_letter_queue_arn
+}
+
+output "rule_dlq_url" {
+  description = "URL of the dead letter queue for events that EventBridge could not deliver."
+  value       = module.intake.rule_dead_letter_queue_url
+}
+
+output "rule_dlq_arn" {
+  description = "ARN of the dead letter queue for events that EventBridge could not deliver."
+  value       = module.intake.rule_dead_letter_queue_arn
+}
+
+output "rule_arn" {
+  description = "ARN of the EventBridge rule."
+  value       = module.intake.rule_arn
+}
+
+output "event_pattern" {
+  description = "Event pattern of the rule, as JSON."
+  value       = module.intake.event_pattern
+}
+
+output "schedule_rule_names" {
+  description = "Names of the schedule rules, by task."
+  value       = module.schedules.rule_names
+}
+
+output "module_bucket" {
+  description = "Name of the module's own bucket for configuration, staged files and package. Give Firebolt's role read access to its staging/ prefix."
+  value       = module.storage.bucket
+}
+
+output "module_bucket_arn" {
+  description = "ARN of the module's own bucket."
+  value       = module.storage.bucket_arn
+}
+
+output "config" {
+  description = "Where the configuration stands: bucket, key and the version that the newest functions read."
+  value = {
+    bucket     = aws_s3_object.config.bucket
+    key        = aws_s3_object.config.key
+    version_id = aws_s3_object.config.version_id
+  }
+}
+
+output "config_json" {
+  description = "The configuration as the functions read it. It holds no secret."
+  value       = aws_s3_object.config.content
+}
+
+output "migration_result" {
+  description = "What the migrate function answered, as JSON; null when migrations do not run on apply."
+  value       = one(aws_lambda_invocation.migrate[*].result)
+}
+
+output "alarm_arns" {
+  description = "ARN of each alarm, by its short name."
+  value       = module.observability.alarm_arns
+}
+
+output "dashboard_name" {
+  description = "Name of the dashboard, or null."
+  value       = module.observability.dashboard_name
+}
+
+output "policies" {
+  description = "What each function's role may do, as JSON."
+  value = {
+    loader  = module.loader.policy
+    cleanup = module.cleanup.policy
+    migrate = module.migrate.policy
+  }
+}
+
+output "kms_key_policy_statements" {
+  description = "Statements, as a JSON list, that the policy of the key in `encryption` needs besides the account's own: for EventBridge, and for CloudWatch Logs when `logs` is true. Known before the key exists, so that the key's policy may use it."
+  value = jsonencode([
+    {
+      Sid       = "AllowEventBridge"
+      Effect    = "Allow"
+      Principal = { Service = "events.amazonaws.com" }
+      Action    = ["kms:Decrypt", "kms:GenerateDataKey"]
+      Resource  = "*"
+      Condition = { ArnEquals = { "aws:SourceArn" = "arn:${local.partition}:events:${local.region}:${local.account}:rule/${var.name}-objects" } }
+    },
+    {
+      Sid       = "AllowCloudWatchLogs"
+      Effect    = "Allow"
+      Principal = { Service = "logs.${local.region}.${local.dns_suffix}" }
+      Action    = ["kms:Decrypt", "kms:DescribeKey", "kms:Encrypt", "kms:GenerateDataKey*", "kms:ReEncrypt*"]
+      Resource  = "*"
+      Condition = { ArnLike = { "kms:EncryptionContext:aws:logs:arn" = "arn:${local.partition}:logs:${local.region}:${local.account}:log-group:/aws/lambda/${var.name}-*" } }
+    },
+  ])
+}

@@ -1,0 +1,597 @@
+variable "name" {
+  description = "Name of this pipeline. Prefix of every resource, name of the CloudWatch dimension `service`, and owner of the target tables. One account may hold many pipelines with different names."
+  type        = string
+
+  validation {
+    condition     = can(regex("^[a-z][a-z0-9-]{1,30}[a-z0-9]$", var.name))
+    error_message = "name must be 3 to 32 characters: lower-case letters, digits and hyphens, starting with a letter and not ending with a hyphen."
+  }
+}
+
+variable "source_bucket" {
+  description = <<-EOT
+    The S3 bucket that DMS writes to.
+
+    - `name`: the bucket's name.
+    - `prefix`: the part of every key before `schema/table/`, empty or ending in `/`. The DMS endpoint calls it the bucket folder.
+    - `suffix`: the end of every key to load.
+    - `kms_key_arns`: the customer keys that objects under the prefix are encrypted with. Empty for SSE-S3.
+    - `start_after`: an RFC 3339 time. Objects last modified before it are never loaded by reconciliation. Null means that every object under the prefix is wanted.
+    - `manage_eventbridge_notification`: let this module switch EventBridge on at the bucket. This **replaces every other notification of the bucket**, so leave it `false` unless nobody else sets any, and switch EventBridge on where the bucket is defined.
+  EOT
+  type = object({
+    name                            = string
+    prefix                          = optional(string, "")
+    suffix                          = optional(string, ".parquet")
+    kms_key_arns                    = optional(list(string), [])
+    start_after                     = optional(string)
+    manage_eventbridge_notification = optional(bool, false)
+  })
+  nullable = false
+
+  validation {
+    condition     = can(regex("^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$", var.source_bucket.name))
+    error_message = "source_bucket.name must be the name of an S3 bucket (3 to 63 lower-case letters, digits, dots and hyphens), not an ARN or a URL."
+  }
+
+  validation {
+    condition     = var.source_bucket.prefix == "" || can(regex("^[^/].*/$", var.source_bucket.prefix))
+    error_message = "source_bucket.prefix must be empty, or end in \"/\" and not start with one, as in \"firebolt_dms_job/\"."
+  }
+
+  # `*` and `?` are wildcards in IAM, `*` and `\` in EventBridge, `$` opens an IAM policy variable.
+  # Refusing them keeps the rule and the policies about the same keys.
+  validation {
+    condition     = length(regexall("[*?$\\\\]", "${var.source_bucket.prefix}${var.source_bucket.suffix}")) == 0
+    error_message = "source_bucket.prefix and source_bucket.suffix must not contain \"*\", \"?\", \"$\" or \"\\\", which IAM and EventBridge read as wildcards."
+  }
+
+  validation {
+    condition     = alltrue([for arn in var.source_bucket.kms_key_arns : can(regex("^arn:[^:]+:kms:[^:]+:[0-9]{12}:key/.+$", arn))])
+    error_message = "source_bucket.kms_key_arns must hold ARNs of KMS keys, arn:aws:kms:REGION:ACCOUNT:key/ID. Aliases cannot be used in IAM policies."
+  }
+
+  validation {
+    condition     = var.source_bucket.start_after == null || can(timeadd(coalesce(var.source_bucket.start_after, "none"), "0s"))
+    error_message = "source_bucket.start_after must be an RFC 3339 time such as \"2024-11-24T00:00:00Z\"."
+  }
+}
+
+variable "firebolt" {
+  description = <<-EOT
+    The Firebolt database to load, reached in one of two ways.
+
+    As a service account: `account_name`, `engine_name` and `secret_arn`, the ARN of a Secrets Manager secret whose value is `{"client_id": "…", "client_secret": "…"}`. Only the ARN passes through Terraform.
+    - `secret_kms_key_arn`: the customer key of that secret, if it has one.
+    - `s3_role_arn`, `s3_role_external_id`: the role with which Firebolt reads the source and staging objects. The migrate function creates Firebolt LOCATION objects with it.
+    - `source_location`, `staging_location`: names of LOCATION objects that exist already, instead.
+
+    As a self-hosted Firebolt Core: `core_url`. It reads S3 with credentials of its own.
+  EOT
+  type = object({
+    database            = string
+    account_name        = optional(string)
+    engine_name         = optional(string)
+    api_endpoint        = optional(string, "api.app.firebolt.io")
+    secret_arn          = optional(string)
+    secret_kms_key_arn  = optional(string)
+    core_url            = optional(string)
+    source_location     = optional(string)
+    staging_location    = optional(string)
+    s3_role_arn         = optional(string)
+    s3_role_external_id = optional(string)
+  })
+  nullable = false
+
+  validation {
+    condition = var.firebolt.core_url != null ? (
+      var.firebolt.account_name == null && var.firebolt.engine_name == null && var.firebolt.secret_arn == null
+      ) : (
+      var.firebolt.account_name != null && var.firebolt.engine_name != null && var.firebolt.secret_arn != null
+    )
+    error_message = "firebolt must hold either core_url, or all of account_name, engine_name and secret_arn."
+  }
+
+  validation {
+    condition     = var.firebolt.core_url == null || can(regex("^https?://[^/\\s]+", var.firebolt.core_url))
+    error_message = "firebolt.core_url must start with http:// or https://, as in \"http://core.internal:3473\"."
+  }
+
+  validation {
+    condition     = var.firebolt.secret_arn == null || can(regex("^arn:[^:]+:secretsmanager:[^:]+:[0-9]{12}:secret:.+$", var.firebolt.secret_arn))
+    error_message = "firebolt.secret_arn must be the ARN of a Secrets Manager secret. Never put the client secret itself here."
+  }
+
+  validation {
+    condition     = var.firebolt.s3_role_arn == null || can(regex("^arn:[^:]+:iam::[0-9]{12}:role/.+$", var.firebolt.s3_role_arn))
+    error_message = "firebolt.s3_role_arn must be the ARN of an IAM role."
+  }
+
+  validation {
+    condition     = can(regex("^[^/:]+(:[0-9]+)?$", var.firebolt.api_endpoint))
+    error_message = "firebolt.api_endpoint must be a host name such as \"api.app.firebolt.io\", without https://."
+  }
+
+  validation {
+    condition     = length(var.firebolt.database) > 0
+    error_message = "firebolt.database must name the database that holds the tables."
+  }
+}
+
+variable "tables" {
+  description = <<-EOT
+    The tables to load, by `schema/table` as they stand in the S3 keys.
+
+    - `target`: name of the Firebolt table. Default: the part after the slash.
+    - `primary_key`: the columns that identify a row.
+    - `mode`: `merge` (needs a primary key) or `append` (keeps every change). Default: `merge` with a primary key, otherwise `append`.
+    - `order`: what orders the changes of one key. `by = "file"` is the file's time stamp and the position in it; `change_seq` and `timestamp` read the column named in `column`.
+    - `deletes`: `hard`, `soft` (flags the row) or `ignore`.
+    - `schema_drift`: what to do with a column that the target lacks: `add`, `fail` or `ignore`.
+    - `missing_table`: `create` or `fail`.
+    - `op_column`: the column that holds I, U or D.
+  EOT
+  type = map(object({
+    target      = optional(string)
+    mode        = optional(string)
+    primary_key = optional(list(string), [])
+    order = optional(object({
+      by     = optional(string, "file")
+      column = optional(string)
+    }), {})
+    deletes       = optional(string, "hard")
+    schema_drift  = optional(string, "add")
+    missing_table = optional(string, "create")
+    op_column     = optional(string, "Op")
+  }))
+  default  = {}
+  nullable = false
+
+  validation {
+    condition     = length(var.tables) > 0 || var.unlisted_tables == "append"
+    error_message = "tables must list at least one table, unless unlisted_tables is \"append\"."
+  }
+
+  validation {
+    condition     = alltrue([for key in keys(var.tables) : can(regex("^[^/]+/[^/]+$", key))])
+    error_message = "Each key of tables must be \"schema/table\" as in the S3 key, without prefix or date folders. Not so: ${join(", ", [for key in keys(var.tables) : key if !can(regex("^[^/]+/[^/]+$", key))])}."
+  }
+
+  validation {
+    condition = length(var.tables) == length(distinct([
+      for key, table in var.tables : table.target == null ? element(split("/", key), 1) : table.target
+    ]))
+    error_message = "Two entries of tables have the same target table. Give each its own target."
+  }
+
+  validation {
+    condition = alltrue([
+      for key, table in var.tables :
+      !startswith(lower(table.target == null ? try(split("/", key)[1], "") : table.target), "cdc_") && table.target != ""
+    ])
+    error_message = "A target must not be empty or begin with \"cdc_\", which is kept for the ledger's own tables."
+  }
+
+  validation {
+    condition     = alltrue([for table in values(var.tables) : table.mode == null ? true : contains(["merge", "append"], table.mode)])
+    error_message = "mode must be \"merge\" or \"append\"."
+  }
+
+  validation {
+    condition     = alltrue([for table in values(var.tables) : table.mode != "merge" || length(table.primary_key) > 0])
+    error_message = "mode \"merge\" needs a primary_key. Without one: ${join(", ", [for key, table in var.tables : key if table.mode == "merge" && length(table.primary_key) == 0])}."
+  }
+
+  validation {
+    condition = alltrue([
+      for table in values(var.tables) :
+      length(distinct(table.primary_key)) == length(table.primary_key) && !contains(table.primary_key, "")
+    ])
+    error_message = "primary_key must list each column once, and no empty name."
+  }
+
+  validation {
+    condition     = alltrue([for table in values(var.tables) : contains(["file", "change_seq", "timestamp"], table.order.by)])
+    error_message = "order.by must be \"file\", \"change_seq\" or \"timestamp\"."
+  }
+
+  validation {
+    condition     = alltrue([for table in values(var.tables) : (table.order.by == "file") == (table.order.column == null)])
+    error_message = "order.column names the column to order by: required with order.by \"change_seq\" or \"timestamp\", not allowed with \"file\"."
+  }
+
+  validation {
+    condition     = alltrue([for table in values(var.tables) : contains(["hard", "soft", "ignore"], table.deletes)])
+    error_message = "deletes must be \"hard\", \"soft\" or \"ignore\"."
+  }
+
+  validation {
+    condition     = alltrue([for table in values(var.tables) : contains(["add", "fail", "ignore"], table.schema_drift)])
+    error_message = "schema_drift must be \"add\", \"fail\" or \"ignore\"."
+  }
+
+  validation {
+    condition     = alltrue([for table in values(var.tables) : contains(["create", "fail"], table.missing_table)])
+    error_message = "missing_table must be \"create\" or \"fail\"."
+  }
+
+  validation {
+    condition     = alltrue([for table in values(var.tables) : length(table.op_column) > 0])
+    error_message = "op_column must name the column that holds I, U or D."
+  }
+}
+
+variable "unlisted_tables" {
+  description = "What to do with files of tables that `tables` does not list: `fail` (they stand in the ledger as failed, and an alarm says so), `skip` (they stand in the ledger as skipped) or `append` (each is loaded into an append table of its own)."
+  type        = string
+  default     = "fail"
+  nullable    = false
+
+  validation {
+    condition     = contains(["fail", "skip", "append"], var.unlisted_tables)
+    error_message = "unlisted_tables must be \"fail\", \"skip\" or \"append\"."
+  }
+}
+
+variable "deduplication_enabled" {
+  description = "Whether a file that was applied before is refused. `false` makes loads at-least-once: merge tables stay right, append tables get a repeated file's rows again."
+  type        = bool
+  default     = true
+  nullable    = false
+}
+
+variable "loader" {
+  description = <<-EOT
+    The loader function and the batches that it gets. `runtime`, `architecture`, `log_level` and `environment` hold for all three functions, which share one package.
+
+    - `max_attempts`: how often one file is tried before it is failed for good.
+    - `batch_size`, `batch_window_seconds`: a batch is handed over when either is reached. A larger window makes fewer, cheaper commits.
+    - `max_concurrency`: the largest number of loaders at a time, at the event source and not as reserved concurrency, so that throttling uses up no attempts.
+    - `environment`: further environment variables, such as `AWS_ENDPOINT_URL`. Never secrets.
+    - `paused`: stop taking messages. They wait in the queue, up to its retention.
+  EOT
+  type = object({
+    memory_mb            = optional(number, 2048)
+    timeout_seconds      = optional(number, 300)
+    ephemeral_storage_mb = optional(number, 2048)
+    batch_size           = optional(number, 100)
+    batch_window_seconds = optional(number, 20)
+    max_concurrency      = optional(number, 10)
+    max_attempts         = optional(number, 3)
+    runtime              = optional(string, "python3.13")
+    architecture         = optional(string, "arm64")
+    log_level            = optional(string, "INFO")
+    environment          = optional(map(string), {})
+    paused               = optional(bool, false)
+  })
+  default  = {}
+  nullable = false
+
+  validation {
+    condition     = var.loader.memory_mb >= 512 && var.loader.memory_mb <= 10240
+    error_message = "loader.memory_mb must be between 512 (pyarrow needs that much) and 10240."
+  }
+
+  validation {
+    condition     = var.loader.timeout_seconds >= 30 && var.loader.timeout_seconds <= 900
+    error_message = "loader.timeout_seconds must be between 30 and 900."
+  }
+
+  validation {
+    condition     = var.loader.ephemeral_storage_mb >= 512 && var.loader.ephemeral_storage_mb <= 10240
+    error_message = "loader.ephemeral_storage_mb must be between 512 and 10240."
+  }
+
+  validation {
+    condition     = var.loader.batch_size >= 1 && var.loader.batch_size <= 10000 && floor(var.loader.batch_size) == var.loader.batch_size
+    error_message = "loader.batch_size must be a whole number between 1 and 10000."
+  }
+
+  validation {
+    condition     = var.loader.batch_window_seconds >= 0 && var.loader.batch_window_seconds <= 300
+    error_message = "loader.batch_window_seconds must be between 0 and 300."
+  }
+
+  validation {
+    condition     = var.loader.batch_size <= 10 || var.loader.batch_window_seconds >= 1
+    error_message = "loader.batch_size above 10 needs loader.batch_window_seconds of at least 1: Lambda accepts no such batch without a window."
+  }
+
+  validation {
+    condition     = var.loader.max_concurrency >= 2 && var.loader.max_concurrency <= 1000
+    error_message = "loader.max_concurrency must be between 2 and 1000."
+  }
+
+  validation {
+    condition     = var.loader.max_attempts >= 1 && var.loader.max_attempts <= 20
+    error_message = "loader.max_attempts must be between 1 and 20."
+  }
+
+  validation {
+    condition     = can(regex("^python3\\.[0-9]+$", var.loader.runtime))
+    error_message = "loader.runtime must be a Python runtime of Lambda such as \"python3.13\"."
+  }
+
+  validation {
+    condition     = contains(["arm64", "x86_64"], var.loader.architecture)
+    error_message = "loader.architecture must be \"arm64\" or \"x86_64\", the one that the package was built for."
+  }
+
+  validation {
+    condition     = contains(["DEBUG", "INFO", "WARNING", "ERROR"], var.loader.log_level)
+    error_message = "loader.log_level must be DEBUG, INFO, WARNING or ERROR."
+  }
+
+  validation {
+    condition     = alltrue([for key in keys(var.loader.environment) : !startswith(key, "CDC_") && key != "POWERTOOLS_SERVICE_NAME"])
+    error_message = "loader.environment must not set CDC_… variables or POWERTOOLS_SERVICE_NAME, which the module sets."
+  }
+}
+
+variable "live_version" {
+  description = "Published version that the loader's alias PROD points to, to roll back: the older version runs with the configuration that it was published with. Null follows the newest."
+  type        = number
+  default     = null
+
+  validation {
+    condition     = var.live_version == null ? true : var.live_version >= 1 && floor(var.live_version) == var.live_version
+    error_message = "live_version must be the number of a published version, 1 or more, or null for the newest."
+  }
+}
+
+variable "queue" {
+  description = <<-EOT
+    The queue between the rule and the loader.
+
+    - `retention_seconds`: how long a message may wait, for instance while the loader is paused.
+    - `dead_letter_retention_seconds`: how long both dead letter queues keep a message. SQS counts from the first send, so it must be longer than `retention_seconds`.
+    - `visibility_timeout_seconds`: when a message of a crashed loader comes back. Default: six times the loader's timeout plus the batch window.
+    - `max_receive_count`: receives before SQS itself moves a message to the dead letter queue. The loader counts attempts in the ledger; only crashes use receives up.
+  EOT
+  type = object({
+    retention_seconds             = optional(number, 345600)
+    dead_letter_retention_seconds = optional(number, 1209600)
+    visibility_timeout_seconds    = optional(number)
+    max_receive_count             = optional(number, 10)
+  })
+  default  = {}
+  nullable = false
+
+  validation {
+    condition     = var.queue.retention_seconds >= 3600 && var.queue.retention_seconds < var.queue.dead_letter_retention_seconds && var.queue.dead_letter_retention_seconds <= 1209600
+    error_message = "queue.retention_seconds must be at least 3600 and less than queue.dead_letter_retention_seconds, which must be at most 1209600 (14 days)."
+  }
+
+  validation {
+    condition = var.queue.visibility_timeout_seconds == null ? true : (
+      var.queue.visibility_timeout_seconds >= 6 * var.loader.timeout_seconds && var.queue.visibility_timeout_seconds <= 43200
+    )
+    error_message = "queue.visibility_timeout_seconds must be at least six times loader.timeout_seconds (${6 * var.loader.timeout_seconds}) and at most 43200."
+  }
+
+  validation {
+    condition     = var.queue.max_receive_count >= 5 && var.queue.max_receive_count <= 1000
+    error_message = "queue.max_receive_count must be between 5 and 1000."
+  }
+}
+
+variable "cleanup" {
+  description = <<-EOT
+    The cleanup function and its schedules. A schedule is a `rate(…)` or `cron(…)` expression in UTC, or `off`.
+
+    - `sweep_schedule`: frees expired turns and sends pending and retryable files to the queue again.
+    - `reconcile_schedule`: compares S3 with the ledger and sends what is missing.
+    - `audit_schedule`: counts duplicate keys in the target tables.
+    - `purge_schedule`: deletes ledger rows older than `retention_days`.
+    - `sweep_interval_seconds`: how often one file is sent again at most. Default: the sweep's rate.
+    - `queue_limit`: the sweep sends nothing while the queue is longer than this.
+    - `reconcile_grace_seconds`: objects younger than this are left to their event.
+  EOT
+  type = object({
+    sweep_schedule          = optional(string, "rate(5 minutes)")
+    reconcile_schedule      = optional(string, "rate(1 hour)")
+    audit_schedule          = optional(string, "cron(15 3 * * ? *)")
+    purge_schedule          = optional(string, "cron(45 3 1 * ? *)")
+    sweep_interval_seconds  = optional(number)
+    retention_days          = optional(number, 30)
+    queue_limit             = optional(number, 1000)
+    reconcile_grace_seconds = optional(number, 900)
+    memory_mb               = optional(number, 1024)
+    timeout_seconds         = optional(number, 600)
+  })
+  default  = {}
+  nullable = false
+
+  validation {
+    condition = alltrue([
+      for schedule in [var.cleanup.sweep_schedule, var.cleanup.reconcile_schedule, var.cleanup.audit_schedule, var.cleanup.purge_schedule] :
+      schedule == "off" || can(regex("^rate\\((1 (minute|hour|day)|[1-9][0-9]* (minutes|hours|days))\\)$", schedule)) || can(regex("^cron\\(.+\\)$", schedule))
+    ])
+    error_message = "Each schedule of cleanup must be \"off\", a rate such as \"rate(1 hour)\" or \"rate(5 minutes)\", or a cron expression such as \"cron(15 3 * * ? *)\"."
+  }
+
+  validation {
+    condition     = var.cleanup.sweep_interval_seconds == null ? true : var.cleanup.sweep_interval_seconds >= 60
+    error_message = "cleanup.sweep_interval_seconds must be at least 60."
+  }
+
+  validation {
+    condition     = var.cleanup.retention_days >= 1 && floor(var.cleanup.retention_days) == var.cleanup.retention_days
+    error_message = "cleanup.retention_days must be a whole number of days, at least 1."
+  }
+
+  validation {
+    condition     = var.cleanup.queue_limit >= 1 && var.cleanup.reconcile_grace_seconds >= 0
+    error_message = "cleanup.queue_limit must be at least 1 and cleanup.reconcile_grace_seconds at least 0."
+  }
+
+  validation {
+    condition     = var.cleanup.memory_mb >= 512 && var.cleanup.memory_mb <= 10240 && var.cleanup.timeout_seconds >= 60 && var.cleanup.timeout_seconds <= 900
+    error_message = "cleanup.memory_mb must be between 512 and 10240, and cleanup.timeout_seconds between 60 and 900."
+  }
+}
+
+variable "migrations" {
+  description = "Whether `terraform apply` runs the SQL migrations (and seeds the table map) whenever the package, the migrations or the configuration change. With `run_on_apply = false`, invoke the migrate function in your pipeline before the loader is used."
+  type = object({
+    run_on_apply    = optional(bool, true)
+    timeout_seconds = optional(number, 900)
+  })
+  default  = {}
+  nullable = false
+
+  validation {
+    condition     = var.migrations.timeout_seconds >= 60 && var.migrations.timeout_seconds <= 900
+    error_message = "migrations.timeout_seconds must be between 60 and 900."
+  }
+}
+
+variable "alarms" {
+  description = <<-EOT
+    CloudWatch alarms and dashboard.
+
+    - `actions`, `ok_actions`: ARNs (SNS topics, for instance) that are told when an alarm goes off or recovers.
+    - `enabled`, `dashboard`: `false` creates none.
+    - `oldest_message_seconds`: age of the oldest message in the queue.
+    - `longest_wait_seconds`: how long a file may wait for its table's turn.
+    - `duplicate_files_percent`: share of file versions that stand applied more than once.
+    - `duration_percent`: how much of its timeout a loader may take.
+  EOT
+  type = object({
+    enabled                 = optional(bool, true)
+    dashboard               = optional(bool, true)
+    actions                 = optional(list(string), [])
+    ok_actions              = optional(list(string), [])
+    oldest_message_seconds  = optional(number, 3600)
+    longest_wait_seconds    = optional(number, 3600)
+    duplicate_files_percent = optional(number, 0.1)
+    duration_percent        = optional(number, 90)
+  })
+  default  = {}
+  nullable = false
+
+  validation {
+    condition     = alltrue([for arn in concat(var.alarms.actions, var.alarms.ok_actions) : startswith(arn, "arn:")])
+    error_message = "alarms.actions and alarms.ok_actions must hold ARNs, of SNS topics for instance."
+  }
+
+  validation {
+    condition     = var.alarms.oldest_message_seconds > 0 && var.alarms.longest_wait_seconds > 0 && var.alarms.duplicate_files_percent > 0
+    error_message = "alarms.oldest_message_seconds, longest_wait_seconds and duplicate_files_percent must be greater than 0."
+  }
+
+  validation {
+    condition     = var.alarms.duration_percent > 0 && var.alarms.duration_percent <= 100
+    error_message = "alarms.duration_percent must be between 1 and 100."
+  }
+}
+
+variable "network" {
+  description = "Subnets and security groups for the functions, when Firebolt Core or a private endpoint needs them. The subnets need a way to S3, SQS, Secrets Manager and CloudWatch Logs, and to Firebolt. Null runs outside any VPC."
+  type = object({
+    subnet_ids         = list(string)
+    security_group_ids = list(string)
+  })
+  default = null
+
+  validation {
+    condition     = var.network == null ? true : length(var.network.subnet_ids) > 0 && length(var.network.security_group_ids) > 0
+    error_message = "network needs at least one subnet_ids entry and one security_group_ids entry."
+  }
+}
+
+variable "encryption" {
+  description = "A customer KMS key for the queues and the module's bucket, and with `logs` for the log groups. Its key policy must hold the statements of the output `kms_key_policy_statements`. Null uses the keys of SQS and S3, which are always on."
+  type = object({
+    kms_key_arn = string
+    logs        = optional(bool, false)
+  })
+  default = null
+
+  validation {
+    condition     = var.encryption == null ? true : can(regex("^arn:[^:]+:kms:[^:]+:[0-9]{12}:key/.+$", var.encryption.kms_key_arn))
+    error_message = "encryption.kms_key_arn must be the ARN of a KMS key, arn:aws:kms:REGION:ACCOUNT:key/ID. Aliases cannot be used in IAM policies."
+  }
+}
+
+variable "security" {
+  description = <<-EOT
+    - `enforce_tls`: deny requests to the queues and the module's bucket that do not use TLS. Only an emulator without TLS needs `false`.
+    - `permissions_boundary_arn`: boundary for the roles that the module creates.
+    - `role_path`: IAM path of these roles.
+  EOT
+  type = object({
+    enforce_tls              = optional(bool, true)
+    permissions_boundary_arn = optional(string)
+    role_path                = optional(string, "/")
+  })
+  default  = {}
+  nullable = false
+
+  validation {
+    condition     = can(regex("^/([!-~]+/)?$", var.security.role_path))
+    error_message = "security.role_path must begin and end with \"/\"."
+  }
+}
+
+variable "logs" {
+  description = "How many days the functions' log groups keep their lines."
+  type = object({
+    retention_days = optional(number, 30)
+  })
+  default  = {}
+  nullable = false
+
+  validation {
+    condition     = contains([1, 3, 5, 7, 14, 30, 60, 90, 120, 150, 180, 365, 400, 545, 731, 1096, 1827, 2192, 2557, 2922, 3288, 3653], var.logs.retention_days)
+    error_message = "logs.retention_days must be one of the periods that CloudWatch Logs knows: 1, 3, 5, 7, 14, 30, 60, 90, 120, 150, 180, 365, 400, 545, 731, 1096, 1827, 2192, 2557, 2922, 3288, 3653."
+  }
+}
+
+variable "module_bucket" {
+  description = "The bucket that the module creates for its configuration, staged files and package. `name` defaults to NAME-ACCOUNT-REGION. `force_destroy` lets `terraform destroy` delete it with its contents."
+  type = object({
+    name          = optional(string)
+    force_destroy = optional(bool, false)
+  })
+  default  = {}
+  nullable = false
+
+  validation {
+    condition     = var.module_bucket.name == null ? true : can(regex("^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$", var.module_bucket.name))
+    error_message = "module_bucket.name must be a valid S3 bucket name: 3 to 63 lower-case letters, digits, dots and hyphens."
+  }
+
+  validation {
+    condition     = var.module_bucket.name == null ? true : var.module_bucket.name != var.source_bucket.name
+    error_message = "module_bucket.name must not be the source bucket: the module creates a bucket of its own."
+  }
+}
+
+variable "package_path" {
+  description = "The zip that `make package` builds. Null takes dist/firebolt-cdc.zip inside the module."
+  type        = string
+  default     = null
+}
+
+variable "package_s3" {
+  description = "A package that stands in S3 already, in the same region, instead of `package_path`. `version_id` is wanted when the bucket is versioned and the key is used again for a new build."
+  type = object({
+    bucket     = string
+    key        = string
+    version_id = optional(string)
+  })
+  default = null
+
+  validation {
+    condition     = var.package_s3 == null || var.package_path == null
+    error_message = "Set package_s3 or package_path, not both."
+  }
+}
+
+variable "tags" {
+  description = "Tags for every resource that can carry them, besides the provider's default tags."
+  type        = map(string)
+  default     = {}
+  nullable    = false
+}
