@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import re
 from datetime import datetime
 from enum import StrEnum
 from functools import cached_property
@@ -139,6 +141,11 @@ class Firebolt(Model):
             raise ValueError("firebolt needs either core_url, or account_name, engine_name and secret_arn")
         if self.core_url is not None and any(managed):
             raise ValueError("firebolt.core_url excludes account_name, engine_name and secret_arn")
+        if (self.source_location is None) != (self.staging_location is None):
+            raise ValueError("firebolt.source_location and staging_location are named together or not at all")
+        if self.core_url is None and self.s3_role_arn is None and self.source_location is None:
+            raise ValueError("firebolt needs s3_role_arn (the migrate function then creates the LOCATION objects), or "
+                             "source_location and staging_location")
         return self
 
 
@@ -207,6 +214,24 @@ class Config(Model):
     def unlisted_turn(self) -> str:
         """The `cdc_tables` row that files of unlisted tables and unreadable names share."""
         return f"*{self.source.pipeline}"
+
+    @cached_property
+    def locations(self) -> tuple[str, str] | None:
+        """The LOCATION objects of source and staging; None where the engine reads by URL with its own credentials.
+
+        The names of those that the migrate function creates change with what they say, so that a changed role or
+        bucket gives new ones.
+        """
+        firebolt = self.firebolt
+        if firebolt.source_location is not None and firebolt.staging_location is not None:
+            return firebolt.source_location, firebolt.staging_location
+        if firebolt.s3_role_arn is None:
+            return None
+        what = [firebolt.s3_role_arn, firebolt.s3_role_external_id or "", self.source.pipeline,
+                f"{self.staging.bucket}/{self.staging.prefix}"]
+        mark = hashlib.sha256(json.dumps(what).encode()).hexdigest()[:8]
+        stem = "cdc_" + re.sub(r"[^a-z0-9]+", "_", self.name.lower())
+        return f"{stem}_source_{mark}", f"{stem}_staging_{mark}"
 
     @property
     def turns(self) -> dict[str, str]:

@@ -94,17 +94,22 @@ class Engine:
         self._secrets = secrets
         self._auth: Auth | None = None
         self._idle: Connection | None = None
+        self._single: Connection | None = None
 
     def query(self, sql: str, parameters: Sequence[Any] = ()) -> list[Row]:
         """Run one statement on its own (autocommit) and return its rows.
 
         For reads, and for statements that Firebolt does not allow in a transaction.
         """
-        connection = self._connect(autocommit=True)
+        connection = self._single or self._connect(autocommit=True)
+        self._single = None
         try:
-            return _run(connection, sql, parameters, self._deadline)
-        finally:
+            rows = _run(connection, sql, parameters, self._deadline)
+        except BaseException:
             _drop(connection)
+            raise
+        self._single = connection
+        return rows
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[Transaction]:
@@ -123,10 +128,11 @@ class Engine:
             self._idle = connection
 
     def close(self) -> None:
-        """Drop the idle connection."""
-        if self._idle is not None:
-            _drop(self._idle)
-            self._idle = None
+        """Drop the idle connections."""
+        for connection in (self._idle, self._single):
+            if connection is not None:
+                _drop(connection)
+        self._idle = self._single = None
 
     def is_running(self) -> bool:
         """Whether the engine runs, asked without starting it (the system engine answers). A Core always runs."""

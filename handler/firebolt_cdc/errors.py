@@ -58,6 +58,10 @@ class EngineRejectedError(TransientError):
     """
 
 
+class UnexpectedError(EngineRejectedError):
+    """An error that no rule here knows: logged with its traceback, and treated like a rejection by the engine."""
+
+
 class LedgerUnavailableError(TransientError):
     """The ledger could not be read or written: nothing may be loaded."""
 
@@ -149,6 +153,13 @@ ENGINE_ERRORS: tuple[type[Exception], ...] = (
 answer is not the JSON that it expects, the plain errors of reading it (AttributeError for a token endpoint's junk)."""
 
 AWS_ERRORS: tuple[type[Exception], ...] = (BotoCoreError, ClientError)
+
+
+def classified(error: Exception, doing: str) -> CdcError:
+    """Any error as a classified one; the caller logs the traceback of those that no rule knows."""
+    if isinstance(error, CdcError):
+        return error
+    return UnexpectedError(f"{doing}: unexpected {_readable(error)} (a defect of the loader; please report it)")
 
 
 def redact(text: str, limit: int = 1000) -> str:

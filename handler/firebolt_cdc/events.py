@@ -119,12 +119,13 @@ def from_event(
     return [Delivery(bucket, key, etag, origin, first_seen, waits, message_id, event) for bucket, key, etag in found]
 
 
-def announcement(bucket: str, key: str, etag: str) -> dict[str, Any]:
-    """The event that the sweep and the operator send for a file version, in EventBridge's shape."""
+def announcement(bucket: str, key: str, etag: str | None) -> dict[str, Any]:
+    """The event that the loader, the sweep and the operator send for a file version, in EventBridge's shape."""
+    thing = {"key": key} | ({"etag": etag} if etag else {})
     return {
         "source": "firebolt-cdc",
         "detail-type": "Object Created",
-        "detail": {"bucket": {"name": bucket}, "object": {"key": key, "etag": etag}},
+        "detail": {"bucket": {"name": bucket}, "object": thing},
     }
 
 

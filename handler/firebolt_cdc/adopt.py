@@ -1,0 +1,137 @@
+"""Taking over a `cdc_processed_files` that was made by hand after the deployment guide.
+
+That table has one row per attempt, no etags, and `processed_at` with or without time zone. It is set aside before the
+migrations create ours, and then read together with a listing of the source: every object older than the cut-off
+counts as applied, unless the old ledger says otherwise. What it calls failed or unfinished, and what was modified
+after it had been processed, is held for the operator: nobody can know from outside whether those rows are in the
+target.
+"""
+
+from __future__ import annotations
+
+import io
+from datetime import datetime
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from firebolt_cdc import migrations
+from firebolt_cdc.apply import instant, parquet
+from firebolt_cdc.config import Config
+from firebolt_cdc.deadline import Deadline
+from firebolt_cdc.engine import Engine
+from firebolt_cdc.errors import PermanentError
+from firebolt_cdc.files import identify
+from firebolt_cdc.ledger import with_conflict_retries
+from firebolt_cdc.migrations import Runner
+from firebolt_cdc.storage import Storage
+
+LEDGER, ASIDE, KEPT = "cdc_processed_files", "cdc_processed_files_guide", "cdc_processed_files_adopted"
+_HELD = ("The ledger that was adopted says {}, so its rows may or may not be in the target. Check, then run "
+         "firebolt-cdc retry (loads it) or leave it.")
+
+
+def set_aside(engine: Engine, runner: Runner, deadline: Deadline) -> bool:
+    """Rename a guide's ledger out of the way; True where there was one."""
+    columns = {str(r[0]) for r in engine.query(
+        "SELECT column_name FROM information_schema.columns WHERE table_name = ?", [LEDGER])}
+    if not columns or "file_id" in columns:
+        return False
+    missing = {"file_key", "status", "processed_at"} - columns
+    if missing:
+        raise PermanentError(f"a table {LEDGER} exists that is not the guide's (it lacks {sorted(missing)}); rename it")
+
+    def rename() -> None:
+        with engine.transaction() as tx:
+            tx.begin("SELECT 1")
+            tx.execute(f"ALTER TABLE {LEDGER} RENAME TO {ASIDE}")
+            tx.commit()
+
+    with_conflict_retries(deadline, rename)
+    return True
+
+
+def adopt(engine: Engine, config: Config, storage: Storage, runner: Runner, deadline: Deadline, cut_off: datetime) -> dict[str, int]:
+    """Carry a ledger that was set aside into ours; counts of what became of the objects (empty where there is none)."""
+    if ASIDE not in migrations.tables(engine):
+        return {}
+    rows = _listing(config, storage, cut_off)
+    staged = storage.stage(f"adopt-{config.name}.parquet", _parquet_bytes(rows))
+    try:
+        return with_conflict_retries(deadline, lambda: _copy(engine, config, runner, staged))
+    finally:
+        storage.unstage(staged)
+
+
+def _listing(config: Config, storage: Storage, cut_off: datetime) -> list[dict[str, Any]]:
+    rows = []
+    for info in storage.listing():
+        if info.last_modified >= cut_off:
+            continue
+        try:
+            file = identify(config, info.version)
+        except PermanentError:
+            continue  # of no table in the map: its row, if any, is copied as history below
+        version = info.version
+        rows.append({
+            "file_key": file.file_key, "object_key": version.key, "etag": version.etag, "file_id": version.file_id,
+            "key_id": version.key_id, "applied_id": file.applied_id(1), "turn": file.turn, "target_table": file.target,
+            "source_table": file.source_table, "kind": str(file.kind), "last_modified": instant(info.last_modified),
+        })
+    return rows
+
+
+def _parquet_bytes(rows: list[dict[str, Any]]) -> bytes:
+    names = ["file_key", "object_key", "etag", "file_id", "key_id", "applied_id", "turn", "target_table", "source_table",
+             "kind", "last_modified"]
+    buffer = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist(rows, pa.schema([(name, pa.string()) for name in names])), buffer)
+    return buffer.getvalue()
+
+
+def _copy(engine: Engine, config: Config, runner: Runner, staged: str) -> dict[str, int]:
+    reading, where = parquet(config, staged=staged)
+    attempts = "COUNT(*)"
+    old = (f"SELECT file_key, MAX(CASE WHEN status = 'completed' THEN 1 ELSE 0 END) AS done, "
+           f"MAX(CAST(processed_at AS TIMESTAMPTZ)) AS processed_at, {attempts} AS attempts, "
+           f"MAX(request_id) AS request_id, MAX(status) AS status FROM {ASIDE} GROUP BY file_key")
+    modified = "CAST(l.last_modified AS TIMESTAMPTZ)"
+    doubtful = f"(g.file_key IS NOT NULL AND (g.done = 0 OR {modified} > g.processed_at))"
+    joined = f"FROM {reading} AS l LEFT JOIN ({old}) AS g ON g.file_key = l.file_key OR g.file_key = l.object_key"
+    pipeline, bucket = config.source.pipeline, config.source.bucket
+    with engine.transaction() as tx:
+        runner.guarded(tx)
+        tx.execute(
+            "INSERT INTO cdc_applied (applied_id, file_id, key_id, pipeline, target_table, generation, file_key, etag, kind, "
+            "file_modified_at, load_id, rows_read, rows_upserted, rows_deleted, applied_at) "
+            f"SELECT l.applied_id, l.file_id, l.key_id, ?, l.target_table, 1, l.file_key, l.etag, l.kind, {modified}, "
+            f"'adopted', NULL, NULL, NULL, CURRENT_TIMESTAMP {joined} WHERE NOT {doubtful}",
+            [pipeline, *where],
+        )
+        shared = (
+            "INSERT INTO cdc_processed_files (file_key, status, processed_at, request_id, error_message, attempt_count, "
+            "lambda_arn, file_id, pipeline, turn, bucket, object_key, etag, source_table, target_table, kind, "
+            "recorded_status, claim_id, alone_count, error_class, file_modified_at, first_seen_at) "
+        )
+        tx.execute(
+            shared + "SELECT l.file_key, 'completed', g.processed_at, g.request_id, NULL, CAST(g.attempts AS INT), NULL, l.file_id, ?, "
+            f"l.turn, ?, l.object_key, l.etag, l.source_table, l.target_table, l.kind, 'completed', NULL, 0, NULL, {modified}, "
+            f"g.processed_at {joined} WHERE g.file_key IS NOT NULL AND NOT {doubtful}",
+            [pipeline, bucket, *where],
+        )
+        tx.execute(
+            shared + "SELECT l.file_key, 'pending', CURRENT_TIMESTAMP, g.request_id, CASE WHEN g.done = 0 THEN ? ELSE ? END, "
+            f"CAST(g.attempts AS INT), NULL, l.file_id, ?, l.turn, ?, l.object_key, l.etag, l.source_table, l.target_table, l.kind, "
+            f"'pending', NULL, 0, 'held', {modified}, g.processed_at {joined} WHERE {doubtful}",
+            [_HELD.format("failed or unfinished"), _HELD.format("completed before the object was modified"), pipeline,
+             bucket, *where],
+        )
+        tx.execute(f"ALTER TABLE {ASIDE} RENAME TO {KEPT}")
+        counted = {
+            "applied": "SELECT COUNT(*) FROM cdc_applied WHERE load_id = 'adopted' AND pipeline = ?",
+            "held": "SELECT COUNT(*) FROM cdc_processed_files WHERE error_class = 'held' AND pipeline = ?",
+        }
+        counts = {name: int(tx.execute(sql, [pipeline])[0][0]) for name, sql in counted.items()}
+        tx.commit()
+    return counts

@@ -1,0 +1,338 @@
+"""The ledger in Firebolt: reading it, claiming turns, and recording how each file ended.
+
+The claim is one short transaction for all tables of a batch. It reads the turns, `cdc_applied` and the ledger rows,
+decides (`protocol`), and writes. Firebolt has snapshot isolation and lets the first committer win: two claims of one
+table both UPDATE the table's row in `cdc_tables`, so one of them fails at COMMIT and reads again. Inserts into the
+ledger ride on the same rule: they happen only in a transaction that also UPDATEs the turn.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+from firebolt_cdc import protocol
+from firebolt_cdc.config import Config
+from firebolt_cdc.deadline import Deadline
+from firebolt_cdc.engine import Engine, Transaction
+from firebolt_cdc.errors import ConflictError, FailureClass, TimeShortError, redact
+from firebolt_cdc.files import FileVersion, SourceFile
+from firebolt_cdc.protocol import Decision, LedgerRow, Status, Turn, Verdict
+from firebolt_cdc.sql import marks
+
+T = TypeVar("T")
+
+CONFLICT_PAUSE_SECONDS = (0.05, 2.0)
+"""First and longest pause before a lost commit race is run again; each is drawn at random up to its bound."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One file version of a batch, with how many of its deliveries came from S3."""
+
+    file: SourceFile
+    s3_deliveries: int
+
+
+@dataclass(frozen=True)
+class Claimed:
+    """One file version with the claim's decision and the generation that it is for."""
+
+    file: SourceFile
+    decision: Decision
+    generation: int
+
+
+def with_conflict_retries(deadline: Deadline, action: Callable[[], T], reserve_seconds: float = 5.0) -> T:
+    """Run `action`, again after each lost commit race, until too little time is left.
+
+    Raises:
+        ConflictError: it still conflicts when `reserve_seconds` are left.
+    """
+    pause, longest = CONFLICT_PAUSE_SECONDS
+    while True:
+        try:
+            return action()
+        except ConflictError:
+            wait = random.uniform(0, pause)  # noqa: S311 - spreads workers, guards nothing
+            if deadline.remaining_seconds() - wait < reserve_seconds:
+                raise
+            time.sleep(wait)
+            pause = min(longest, pause * 2)
+
+
+class Ledger:
+    """What one worker reads and writes in the ledger, under one claim id."""
+
+    def __init__(self, engine: Engine, config: Config, deadline: Deadline, request_id: str, function_arn: str) -> None:
+        self.claim_id = uuid.uuid4().hex
+        self._engine = engine
+        self._config = config
+        self._deadline = deadline
+        self._request_id = request_id
+        self._function_arn = function_arn
+
+    def claim(self, candidates: Sequence[Candidate]) -> list[Claimed]:
+        """STEP 1 and 2: decide about each file version and take the turns of those that are to be loaded.
+
+        Raises:
+            CdcError: the ledger could not be read or written; nothing is claimed and nothing may be loaded.
+        """
+        return with_conflict_retries(self._deadline, lambda: self._claim(candidates))
+
+    def _claim(self, candidates: Sequence[Candidate]) -> list[Claimed]:
+        files = [candidate.file for candidate in candidates]
+        with self._engine.transaction() as tx:
+            turns = read_turns(tx, {name for file in files for name in (file.turn, file.target)}, first=True)
+            generations = {f.version: turns[f.turn].generation if f.turn in turns else 0 for f in files}
+            applied_ids = {f.version: f.applied_id(generations[f.version]) for f in files}
+            applied = read_applied(tx, list(applied_ids.values()))
+            rows = read_rows(tx, [file.version.file_id for file in files])
+            claimed = [
+                Claimed(file, self._decide(file, turns, applied_ids[file.version] in applied, rows), generations[file.version])
+                for file in files
+            ]
+            wrote = self._write_claim(tx, candidates, claimed, rows)
+            if wrote:
+                tx.commit()
+        return claimed
+
+    def _decide(self, file: SourceFile, turns: dict[str, Turn], applied: bool, rows: dict[str, LedgerRow]) -> Decision:
+        if file.turn != file.target and file.target in turns:
+            return Decision(Verdict.WAIT, f"{file.target} has just got a turn of its own; the next version loads it")
+        return protocol.decide_claim(
+            applied=applied and self._config.deduplication_enabled,
+            turn=turns.get(file.turn),
+            row=rows.get(file.version.file_id),
+            pipeline=self._config.source.pipeline,
+            order_format=file.table.order.format,
+            max_attempts=self._config.loader.max_attempts,
+        )
+
+    def _write_claim(
+        self, tx: Transaction, candidates: Sequence[Candidate], claimed: Sequence[Claimed], rows: dict[str, LedgerRow]
+    ) -> bool:
+        winners = [c for c in claimed if c.decision.verdict is Verdict.CLAIM]
+        holds = [c for c in claimed if c.decision.verdict is Verdict.HOLD]
+        by_turn: dict[str, int] = {}
+        for winner in winners:
+            by_turn[winner.file.turn] = by_turn.get(winner.file.turn, 0) + 1
+        if by_turn:
+            tx.execute(
+                "UPDATE cdc_tables SET holder = ?, lease_until = DATE_ADD('second', ?, CURRENT_TIMESTAMP), "
+                f"version = version + 1, updated_at = CURRENT_TIMESTAMP WHERE turn IN ({marks(list(by_turn))}) "
+                "AND (holder IS NULL OR lease_until IS NULL OR lease_until <= CURRENT_TIMESTAMP)",
+                [self.claim_id, int(self._deadline.remaining_seconds()), *by_turn],
+            )
+        self._touch_turns(tx, {c.file.turn for c in holds if c.file.version.file_id not in rows} - set(by_turn))
+        new = [c for c in winners + holds if c.file.version.file_id not in rows]
+        if new:
+            self._insert(tx, [(c, by_turn.get(c.file.turn) == 1) for c in new])
+        for fresh in (False, True):
+            for alone in (False, True):
+                ids = [
+                    c.file.version.file_id for c in winners
+                    if c.file.version.file_id in rows and c.decision.fresh_budget is fresh
+                    and (by_turn[c.file.turn] == 1) is alone
+                ]
+                self._take(tx, ids, fresh=fresh, alone=alone)
+        mended = [c.file.version.file_id for c in claimed if c.decision.mend]
+        if mended:
+            tx.execute(*_mend(mended))
+        held = [c for c in holds if c.file.version.file_id in rows]
+        for c in held:
+            tx.execute(
+                "UPDATE cdc_processed_files SET status = 'pending', recorded_status = 'pending', error_class = 'held', "
+                "error_message = ?, processed_at = CURRENT_TIMESTAMP WHERE file_id = ?",
+                [redact(c.decision.reason), c.file.version.file_id],
+            )
+        duplicates = self._duplicates(tx, candidates, claimed)
+        return bool(by_turn or new or mended or held or duplicates)
+
+    def _touch_turns(self, tx: Transaction, turns: set[str]) -> None:
+        """Write the turns without taking them, so that two inserts of one ledger row cannot both commit."""
+        if turns:
+            tx.execute(
+                f"UPDATE cdc_tables SET version = version + 1 WHERE turn IN ({marks(list(turns))})", sorted(turns)
+            )
+
+    def _insert(self, tx: Transaction, new: Sequence[tuple[Claimed, bool]]) -> None:
+        values: list[object] = []
+        for c, alone in new:
+            hold = c.decision.verdict is Verdict.HOLD
+            status = Status.PENDING if hold else Status.PROCESSING
+            file, version = c.file, c.file.version
+            values += [
+                file.file_key, status, self._request_id, redact(c.decision.reason) if hold else None,
+                0 if hold else 1, self._function_arn, version.file_id, self._config.source.pipeline, file.turn,
+                version.bucket, version.key, version.etag, file.source_table, file.target, file.kind, status,
+                None if hold else self.claim_id, 1 if alone and not hold else 0,
+                FailureClass.HELD if hold else None,
+            ]
+        width = len(values) // len(new)
+        row = f"(CURRENT_TIMESTAMP, CURRENT_TIMESTAMP, {', '.join('?' * width)})"
+        tx.execute(
+            "INSERT INTO cdc_processed_files (processed_at, first_seen_at, file_key, status, request_id, error_message, "
+            "attempt_count, lambda_arn, file_id, pipeline, turn, bucket, object_key, etag, source_table, target_table, "
+            f"kind, recorded_status, claim_id, alone_count, error_class) VALUES {', '.join([row] * len(new))}",
+            values,
+        )
+
+    def _take(self, tx: Transaction, file_ids: Sequence[str], *, fresh: bool, alone: bool) -> None:
+        if not file_ids:
+            return
+        attempts = "1" if fresh else "COALESCE(attempt_count, 0) + 1"
+        alone_count = ("0" if fresh else "alone_count") + (" + 1" if alone else "")
+        tx.execute(
+            f"UPDATE cdc_processed_files SET status = 'processing', recorded_status = 'processing', claim_id = ?, "
+            f"request_id = ?, lambda_arn = ?, attempt_count = {attempts}, alone_count = {alone_count}, "
+            "processed_at = CURRENT_TIMESTAMP, error_message = NULL, error_class = NULL, enqueued_at = NULL "
+            f"WHERE file_id IN ({marks(file_ids)})",
+            [self.claim_id, self._request_id, self._function_arn, *file_ids],
+        )
+
+    def _duplicates(self, tx: Transaction, candidates: Sequence[Candidate], claimed: Sequence[Claimed]) -> int:
+        values: list[object] = []
+        for candidate, c in zip(candidates, claimed, strict=True):
+            first = 0 if c.decision.verdict is Verdict.DUPLICATE else 1
+            for _ in range(max(0, candidate.s3_deliveries - first)):
+                values += [c.file.version.file_id, c.file.file_key, self._config.source.pipeline, c.file.target,
+                           self._request_id]
+        count = len(values) // 5
+        if count:
+            rows = ", ".join(["(?, ?, ?, ?, ?, CURRENT_TIMESTAMP)"] * count)
+            tx.execute(
+                "INSERT INTO cdc_duplicate_deliveries (file_id, file_key, pipeline, target_table, request_id, delivered_at) "
+                f"VALUES {rows}",
+                values,
+            )
+        return count
+
+    def start_alone(self, file: SourceFile) -> None:
+        """Count an attempt before a file of a batch is tried alone, so that one that kills its worker is counted."""
+        self._update("UPDATE cdc_processed_files SET alone_count = alone_count + 1 WHERE file_id = ? AND claim_id = ?",
+                     [file.version.file_id, self.claim_id])
+
+    def complete(self, load_id: str) -> None:
+        """STEP 4: mark `completed` what stands in `cdc_applied` under `load_id`: success is read, not assumed."""
+        self._update(
+            "UPDATE cdc_processed_files SET status = 'completed', recorded_status = 'completed', error_message = NULL, "
+            "error_class = NULL, claim_id = NULL, processed_at = CURRENT_TIMESTAMP, load_id = a.load_id, "
+            "rows_read = a.rows_read, rows_upserted = a.rows_upserted, rows_deleted = a.rows_deleted, "
+            "file_modified_at = a.file_modified_at "
+            "FROM cdc_applied a WHERE a.load_id = ? AND cdc_processed_files.file_id = a.file_id",
+            [load_id],
+        )
+
+    def fail(self, file: SourceFile, failure: FailureClass, message: str) -> None:
+        """Record how a claimed file failed. Held files stay `pending`."""
+        status = Status.PENDING if failure is FailureClass.HELD else Status.FAILED
+        self._update(
+            "UPDATE cdc_processed_files SET status = ?, recorded_status = ?, error_class = ?, error_message = ?, "
+            "claim_id = NULL, processed_at = CURRENT_TIMESTAMP WHERE file_id = ? AND claim_id = ?",
+            [status, status, failure, redact(message), file.version.file_id, self.claim_id],
+        )
+
+    def release(self, turns: Sequence[str]) -> None:
+        """Give back the turns that this claim still holds, and return its untried files to `pending`."""
+        if turns:
+            self._update(
+                "UPDATE cdc_tables SET holder = NULL, lease_until = NULL, version = version + 1, "
+                f"updated_at = CURRENT_TIMESTAMP WHERE holder = ? AND turn IN ({marks(turns)})",
+                [self.claim_id, *turns],
+            )
+        self._update(
+            "UPDATE cdc_processed_files SET status = 'pending', recorded_status = 'pending', claim_id = NULL, "
+            "processed_at = CURRENT_TIMESTAMP WHERE claim_id = ? AND recorded_status = 'processing'",
+            [self.claim_id],
+        )
+
+    def record_unclaimed(self, version: FileVersion, file_key: str, status: Status, failure: FailureClass | None,
+                         message: str) -> None:
+        """Write the ledger row of a file that no table takes (unlisted, unreadable name, gone before its look-up)."""
+        turn = self._config.unlisted_turn
+
+        def write() -> None:
+            with self._engine.transaction() as tx:
+                read_turns(tx, {turn}, first=True)
+                known = read_rows(tx, [version.file_id])
+                self._touch_turns(tx, {turn})
+                if version.file_id in known:
+                    tx.execute(
+                        "UPDATE cdc_processed_files SET status = ?, recorded_status = ?, error_class = ?, "
+                        "error_message = ?, request_id = ?, attempt_count = COALESCE(attempt_count, 0) + 1, "
+                        "processed_at = CURRENT_TIMESTAMP WHERE file_id = ?",
+                        [status, status, failure, redact(message), self._request_id, version.file_id],
+                    )
+                else:
+                    tx.execute(
+                        "INSERT INTO cdc_processed_files (processed_at, first_seen_at, file_key, status, request_id, "
+                        "error_message, attempt_count, lambda_arn, file_id, pipeline, turn, bucket, object_key, etag, "
+                        "recorded_status, alone_count, error_class) VALUES (CURRENT_TIMESTAMP, CURRENT_TIMESTAMP, "
+                        "?, ?, ?, ?, 1, ?, ?, ?, ?, ?, ?, ?, ?, 0, ?)",
+                        [file_key, status, self._request_id, redact(message), self._function_arn, version.file_id,
+                         self._config.source.pipeline, turn, version.bucket, version.key, version.etag, status, failure],
+                    )
+                tx.commit()
+
+        with_conflict_retries(self._deadline, write)
+
+    def applied_under(self, load_id: str) -> set[str]:
+        """The `applied_id`s that a load committed; empty where it did not. Asked after an unknown outcome."""
+        return {str(row[0]) for row in self._engine.query("SELECT applied_id FROM cdc_applied WHERE load_id = ?", [load_id])}
+
+    def _update(self, sql: str, parameters: Sequence[object]) -> None:
+        if self._deadline.remaining_seconds() <= 0:
+            raise TimeShortError("no time is left to write the ledger; the sweep mends it")
+        with_conflict_retries(self._deadline, lambda: self._engine.query(sql, parameters), reserve_seconds=1.0)
+
+
+def read_turns(tx: Transaction, names: set[str], *, first: bool = False) -> dict[str, Turn]:
+    """The turns by name. With `first`, this is the read that begins the transaction."""
+    run = tx.begin if first else tx.execute
+    rows = run(
+        "SELECT turn, pipeline, holder, CASE WHEN lease_until > CURRENT_TIMESTAMP THEN 1 ELSE 0 END, generation, "
+        f"order_format FROM cdc_tables WHERE turn IN ({marks(list(names))})",
+        sorted(names),
+    )
+    return {str(r[0]): Turn(str(r[0]), str(r[1]), r[2], bool(int(r[3])), int(r[4]), str(r[5])) for r in rows}
+
+
+def read_applied(tx: Transaction, applied_ids: Sequence[str]) -> set[str]:
+    """Which of these stand in `cdc_applied`."""
+    if not applied_ids:
+        return set()
+    rows = tx.execute(f"SELECT applied_id FROM cdc_applied WHERE applied_id IN ({marks(applied_ids)})", applied_ids)
+    return {str(row[0]) for row in rows}
+
+
+ROW_COLUMNS = "file_id, status, recorded_status, claim_id, alone_count, error_class, error_message"
+
+
+def ledger_row(values: Sequence[object]) -> LedgerRow:
+    """A row of a SELECT of ROW_COLUMNS."""
+    file_id, status, recorded, claim_id, alone_count, error_class, error_message = values
+    return LedgerRow(
+        str(file_id), str(status), str(recorded), None if claim_id is None else str(claim_id), int(str(alone_count)),
+        None if error_class is None else str(error_class), None if error_message is None else str(error_message),
+    )
+
+
+def read_rows(tx: Transaction, file_ids: Sequence[str]) -> dict[str, LedgerRow]:
+    """The ledger rows by file id."""
+    if not file_ids:
+        return {}
+    rows = tx.execute(f"SELECT {ROW_COLUMNS} FROM cdc_processed_files WHERE file_id IN ({marks(file_ids)})", file_ids)
+    return {str(row[0]): ledger_row(row) for row in rows}
+
+
+def _mend(file_ids: Sequence[str]) -> tuple[str, list[object]]:
+    return (
+        "UPDATE cdc_processed_files SET status = 'completed', recorded_status = 'completed', error_message = NULL, "
+        f"error_class = NULL, claim_id = NULL, processed_at = CURRENT_TIMESTAMP WHERE file_id IN ({marks(file_ids)})",
+        list(file_ids),
+    )

@@ -1,0 +1,526 @@
+"""The loader Lambda: takes deliveries, claims their tables' turns, applies their files, and says how each ended.
+
+    SQS batch                 -> {"batchItemFailures": [...]}: only what could be neither loaded, kept nor sent on
+    EventBridge event, by hand -> the guide's answers; a failure raises
+
+Every message ends in one of these ways: loaded, duplicate, skipped or held (acknowledged, in the ledger), waiting
+(a delayed copy is on the queue), rejected (on the dead-letter queue with its reason), or not acknowledged.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import random
+import time
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Any
+
+import boto3
+
+from firebolt_cdc import config as configuration
+from firebolt_cdc import events, files, migrations
+from firebolt_cdc.apply import AlreadyAppliedError, Applier, Part, needs_copy, target_columns
+from firebolt_cdc.config import Config
+from firebolt_cdc.deadline import Deadline, LambdaContext
+from firebolt_cdc.engine import Engine
+from firebolt_cdc.errors import (
+    CdcError,
+    ConflictError,
+    EngineRejectedError,
+    FailureClass,
+    GoneError,
+    HeldError,
+    PermanentError,
+    TransientError,
+    TurnLostError,
+    UnexpectedError,
+    classified,
+)
+from firebolt_cdc.events import Delivery, Origin
+from firebolt_cdc.files import FileVersion, Kind, SkippedError, SourceFile
+from firebolt_cdc.ledger import Candidate, Claimed, Ledger
+from firebolt_cdc.protocol import Status, Verdict
+from firebolt_cdc.queues import Queues, bodies
+from firebolt_cdc.stage import Counts, Prepared, prepare, stage
+from firebolt_cdc.storage import ObjectInfo, Storage
+from firebolt_cdc.telemetry import (
+    STEP_CHECK,
+    STEP_COMPLETE,
+    STEP_MARK,
+    STEP_PROCESS,
+    MetricUnit,
+    count,
+    logger,
+    metrics,
+)
+
+PART_BYTES = 64 * 1024 * 1024
+"""Change files of one transaction, by their size in S3: they are read into memory together."""
+PART_FILES = 100
+PART_FULL_LOADS = 8
+"""Full-load files of one transaction, each a statement of its own (Firebolt allows 100 statements)."""
+START_SECONDS = 12.0
+"""With less than this left, no further part is begun."""
+
+
+class Ending(StrEnum):
+    """How a file's turn in this invocation ended."""
+
+    LOADED = "loaded"
+    DUPLICATE = "duplicate"
+    WAITING = "waiting"
+    HELD = "held"
+    SKIPPED = "skipped"
+    REJECTED = "rejected"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """An ending, with its reason where it is not success."""
+
+    ending: Ending
+    file_key: str
+    reason: str = ""
+    failure: FailureClass | None = None
+    counts: Counts | None = None
+
+
+@dataclass
+class Work:
+    """Files of one target under one turn that are still to be loaded, in parts; the next part is the last element."""
+
+    turn: str
+    generation: int
+    parts: list[tuple[list[Claimed], bool]] = field(default_factory=list)
+    """Each with whether its attempt has been counted (a file that was claimed alone)."""
+
+
+class Worker:
+    """One invocation's work."""
+
+    def __init__(self, config: Config, engine: Engine, ledger: Ledger, storage: Storage, deadline: Deadline) -> None:
+        self._config = config
+        self.engine = engine
+        self._ledger = ledger
+        self._storage = storage
+        self._deadline = deadline
+        self._applier = Applier(engine, storage, config)
+        self._outcomes: dict[FileVersion, Outcome] = {}
+
+    def run(self, deliveries: Sequence[Delivery]) -> list[tuple[Outcome, list[Delivery]]]:
+        """Load what the deliveries announce; one outcome for each file version, with its deliveries."""
+        versions = self._versions(deliveries)
+        candidates = []
+        for version, announced in versions.items():
+            logger.info(STEP_CHECK, step=STEP_CHECK, file_key=files.file_key(self._config, version.key), etag=version.etag)
+            file = self._identify(version)
+            if file is not None:
+                candidates.append(Candidate(file, sum(d.origin is Origin.S3 for d in announced)))
+        if candidates:
+            self._load(candidates)
+        return [(self._outcomes[version], announced) for version, announced in versions.items()]
+
+    def _versions(self, deliveries: Sequence[Delivery]) -> dict[FileVersion, list[Delivery]]:
+        """Fold deliveries by file version; those without an etag are looked up."""
+        folded: dict[FileVersion, list[Delivery]] = {}
+        for delivery in deliveries:
+            version = FileVersion(delivery.bucket, delivery.key, delivery.etag or "")
+            if delivery.etag is None:
+                try:
+                    version = self._storage.look_up(delivery.bucket, delivery.key).version
+                except GoneError as error:
+                    self._refuse(version, Status.FAILED, error)
+                except CdcError as error:
+                    self._end(version, Ending.WAITING, str(error), error.failure_class)
+            folded.setdefault(version, []).append(delivery)
+        return folded
+
+    def _identify(self, version: FileVersion) -> SourceFile | None:
+        if version in self._outcomes:
+            return None
+        try:
+            return files.identify(self._config, version)
+        except SkippedError as error:
+            self._refuse(version, Status.SKIPPED, error)
+        except PermanentError as error:
+            self._refuse(version, Status.FAILED, error)
+        return None
+
+    def _refuse(self, version: FileVersion, status: Status, error: CdcError) -> None:
+        """Write down a file that no table takes; if that cannot be written, the file waits."""
+        key = files.file_key(self._config, version.key)
+        try:
+            self._ledger.record_unclaimed(version, key, status, error.failure_class, str(error))
+        except CdcError as unwritten:
+            self._ledger_failed([version], unwritten)
+            return
+        ending = Ending.SKIPPED if status is Status.SKIPPED else Ending.REJECTED
+        self._end(version, ending, str(error), error.failure_class)
+
+    def _load(self, candidates: Sequence[Candidate]) -> None:
+        turns = sorted({candidate.file.turn for candidate in candidates})
+        try:
+            try:
+                claimed = self._ledger.claim(candidates)
+            except CdcError as error:
+                self._ledger_failed([candidate.file.version for candidate in candidates], error)
+                return
+            for work in self._sort(claimed):
+                self._load_table(work)
+        finally:
+            self._release(turns)
+
+    def _sort(self, claimed: Sequence[Claimed]) -> list[Work]:
+        """Settle the verdicts that end here, and bring the rest into parts: batches first, suspects alone."""
+        tables: dict[tuple[str, str], Work] = {}
+        batches: dict[tuple[str, str], list[Claimed]] = {}
+        sizes: dict[str, int] = {}
+        for c in claimed:
+            version, reason = c.file.version, c.decision.reason
+            if c.decision.verdict is Verdict.DUPLICATE:
+                self._end(version, Ending.DUPLICATE)
+            elif c.decision.verdict is Verdict.WAIT:
+                self._end(version, Ending.WAITING, reason, FailureClass.CONFLICT)
+            elif c.decision.verdict is Verdict.HOLD:
+                self._end(version, Ending.HELD, reason, FailureClass.HELD)
+            elif c.decision.verdict is Verdict.REJECT:
+                self._end(version, Ending.REJECTED, reason, FailureClass.PERMANENT)
+            else:
+                logger.info(STEP_MARK, step=STEP_MARK, file_key=c.file.file_key, claim_id=self._ledger.claim_id)
+                place = (c.file.turn, c.file.target)
+                tables.setdefault(place, Work(c.file.turn, c.generation))
+                batches.setdefault(place, []).append(c)
+                sizes[c.file.turn] = sizes.get(c.file.turn, 0) + 1
+        for place, work in tables.items():
+            mine = batches[place]
+            counted = sizes[work.turn] == 1
+            suspects = [c for c in mine if c.decision.suspect]
+            together = [c for c in mine if not c.decision.suspect]
+            work.parts = [([c], counted) for c in suspects]
+            work.parts += [(together[i : i + PART_FILES], counted) for i in range(0, len(together), PART_FILES)]
+        return list(tables.values())
+
+    def _load_table(self, work: Work) -> None:
+        while work.parts:
+            batch, counted = work.parts.pop()
+            if self._deadline.remaining_seconds() < START_SECONDS:
+                for c in batch:
+                    self._end(c.file.version, Ending.WAITING, "too little was left of the invocation", FailureClass.TRANSIENT)
+                continue
+            try:
+                if len(batch) == 1 and not counted:
+                    self._ledger.start_alone(batch[0].file)
+                for c in batch:
+                    logger.info(STEP_PROCESS, step=STEP_PROCESS, file_key=c.file.file_key)
+                self._load_part(work, batch)
+            except TurnLostError as error:
+                work.parts.append((batch, counted))
+                for c in (c for part, _ in work.parts for c in part):
+                    self._end(c.file.version, Ending.WAITING, str(error), error.failure_class)
+                return
+            except Exception as error:  # noqa: BLE001 - classified here, the one place, and never dropped
+                failure = classified(error, f"loading {work.turn}")
+                if isinstance(failure, UnexpectedError):
+                    logger.exception("unexpected error", table=work.turn)
+                self._split_or_fail(work, batch, failure)
+
+    def _split_or_fail(self, work: Work, batch: list[Claimed], failure: CdcError) -> None:
+        left = [c for c in batch if c.file.version not in self._outcomes]
+        if len(left) == 1 and len(batch) == 1:
+            self._fail(left[0].file, failure)
+        elif left:
+            logger.warning("the batch failed and is split", table=work.turn, files=len(left), error=str(failure))
+            half = (len(left) + 1) // 2
+            work.parts += [(part, False) for part in (left[half:], left[:half]) if part]
+
+    def _load_part(self, work: Work, batch: Sequence[Claimed]) -> None:
+        """Prepare, stage and apply one part; conflicts are tried again, an outage once.
+
+        Raises:
+            TurnLostError: the turn went on.
+            CdcError: it failed; the caller splits the part or fails the file.
+        """
+        prepared = self._prepare(work, batch)
+        outages = 0
+        while prepared:
+            try:
+                self._apply(work, prepared)
+                return
+            except AlreadyAppliedError as error:
+                for p in [p for p in prepared if p.file.applied_id(work.generation) in error.applied_ids]:
+                    self._end(p.file.version, Ending.DUPLICATE)
+                prepared = [p for p in prepared if p.file.version not in self._outcomes]
+            except TurnLostError:
+                raise
+            except ConflictError:
+                count("Conflicts")
+                self._pause()
+            except EngineRejectedError:
+                raise
+            except TransientError:
+                outages += 1
+                if outages > 1:
+                    raise
+                self._pause()
+
+    def _pause(self) -> None:
+        seconds = random.uniform(0.05, 1.0)  # noqa: S311 - spreads workers, guards nothing
+        if self._deadline.remaining_seconds() - seconds < START_SECONDS:
+            raise TransientError("still failing when too little was left of the invocation")
+        time.sleep(seconds)
+
+    def _prepare(self, work: Work, batch: Sequence[Claimed]) -> list[Prepared]:
+        """Read the part's files; those that cannot be read fail here, alone. What is too much goes into another part."""
+        columns = {c.file.target: target_columns(self.engine, c.file.target) for c in batch[:1]}
+        prepared: list[Prepared] = []
+        size = full = 0
+        for number, c in enumerate(batch):
+            try:
+                info = self._look_up(c.file)
+                size += info.size_bytes if c.file.kind is Kind.CHANGE else 0
+                full += c.file.kind is Kind.FULL
+                if prepared and (size > PART_BYTES or full > PART_FULL_LOADS):
+                    work.parts.append((list(batch[number:]), False))
+                    break
+                prepared.append(prepare(self._storage.open(info), c.file, info, columns[c.file.target]))
+            except CdcError as error:
+                if len(batch) == 1:
+                    raise
+                if error.failure_class is FailureClass.TRANSIENT:
+                    self._ledger.start_alone(c.file)
+                self._fail(c.file, error)
+        return prepared
+
+    def _look_up(self, file: SourceFile) -> ObjectInfo:
+        version = file.version
+        return self._storage.look_up(version.bucket, version.key, version.etag)
+
+    def _apply(self, work: Work, prepared: Sequence[Prepared]) -> None:
+        """Stage and run one load transaction, and find out how it ended if the engine did not say."""
+        load_id = uuid.uuid4().hex
+        first = prepared[0].file
+        staged: list[str] = []
+        try:
+            with self._staging(prepared, load_id, staged) as (staged_key, counts, copies):
+                part = Part(work.turn, first.table, work.generation, tuple(prepared),
+                            target_columns(self.engine, first.target), staged_key, counts, copies)
+                self._applier.load(part, self._ledger.claim_id, load_id, release=not work.parts)
+        except (TransientError, ConflictError) as error:
+            if isinstance(error, (TurnLostError, AlreadyAppliedError)) or not self._ledger.applied_under(load_id):
+                raise
+            logger.warning("COMMIT had succeeded although its answer was an error", load_id=load_id, error=str(error))
+        self._finish(prepared, counts, load_id)
+
+    @contextlib.contextmanager
+    def _staging(
+        self, prepared: Sequence[Prepared], load_id: str, staged: list[str]
+    ) -> Iterator[tuple[str | None, dict[str, Counts], dict[str, str]]]:
+        """The files that the engine reads, put before and deleted after."""
+        try:
+            counts: dict[str, Counts] = {}
+            staged_key = None
+            if changes := [p for p in prepared if p.rows is not None]:
+                body, counts = stage(changes, prepared[0].file.table)
+                staged_key = self._storage.stage(f"{load_id}.parquet", body)
+                staged.append(staged_key)
+            copies = {}
+            for number, p in enumerate(p for p in prepared if p.rows is None and needs_copy(p.file)):
+                copies[p.file.version.file_id] = self._storage.stage_copy(p.file.version, f"{load_id}-{number}.parquet")
+                staged.append(copies[p.file.version.file_id])
+            yield staged_key, counts, copies
+        finally:
+            for key in staged:
+                try:
+                    self._storage.unstage(key)
+                except CdcError as error:
+                    logger.warning("a staged file stays until the bucket's lifecycle rule removes it", error=str(error))
+
+    def _finish(self, prepared: Sequence[Prepared], counts: Mapping[str, Counts], load_id: str) -> None:
+        for p in prepared:
+            mine = counts.get(p.file.version.file_id, Counts(p.rows_read, p.rows_read, 0))
+            logger.info(STEP_COMPLETE, step=STEP_COMPLETE, file_key=p.file.file_key, load_id=load_id,
+                        rows_read=mine.rows_read, rows_upserted=mine.rows_upserted, rows_deleted=mine.rows_deleted)
+            self._end(p.file.version, Ending.LOADED, counts=mine)
+            for name in p.plan.ignored:
+                count("SchemaDrift")
+                logger.warning("a column was left out (schema_drift = ignore)", file_key=p.file.file_key, column=name)
+            for column in p.plan.added:
+                count("SchemaDrift")
+                logger.info("a column was added", table=p.file.target, column=column.name, type=column.type)
+        count("FilesLoaded", len(prepared))
+        count("RowsApplied", sum(p.rows_read for p in prepared))
+        try:
+            self._ledger.complete(load_id)
+        except CdcError as error:
+            count("LedgerUnavailable")
+            logger.warning("loaded, but the ledger could not be told; the sweep mends it", load_id=load_id, error=str(error))
+
+    def _fail(self, file: SourceFile, failure: CdcError) -> None:
+        """Record how a file that was tried alone failed, and decide whether it is tried again."""
+        try:
+            self._ledger.fail(file, failure.failure_class, str(failure))
+        except CdcError as error:
+            self._ledger_failed([file.version], error)
+            return
+        retry = failure.failure_class in (FailureClass.TRANSIENT, FailureClass.CONFLICT)
+        ending = Ending.WAITING if retry else Ending.HELD if isinstance(failure, HeldError) else Ending.REJECTED
+        self._end(file.version, ending, str(failure), failure.failure_class)
+
+    def _release(self, turns: Sequence[str]) -> None:
+        try:
+            self._ledger.release(turns)
+        except CdcError as error:
+            logger.error("the turns could not be given back; they end with their lease", turns=turns, error=str(error))
+
+    def _ledger_failed(self, versions: Sequence[FileVersion], error: CdcError) -> None:
+        """No ledger, no load: the files wait."""
+        count("LedgerUnavailable")
+        for version in versions:
+            key = files.file_key(self._config, version.key)
+            logger.error("Error checking if file processed", file_key=key, error=str(error))
+            self._end(version, Ending.WAITING, f"Error checking if file processed: {error}", error.failure_class)
+
+    def _end(self, version: FileVersion, ending: Ending, reason: str = "", failure: FailureClass | None = None,
+             counts: Counts | None = None) -> None:
+        key = files.file_key(self._config, version.key)
+        self._outcomes[version] = Outcome(ending, key, reason, failure, counts)
+        if ending in (Ending.REJECTED, Ending.HELD):
+            count("FilesFailed" if ending is Ending.REJECTED else "FilesHeld")
+            logger.error(f"file {ending}", file_key=key, error_class=failure, error=reason)
+        elif ending in (Ending.WAITING, Ending.SKIPPED):
+            logger.warning(f"file {ending}", file_key=key, error_class=failure, reason=reason)
+        elif ending is Ending.DUPLICATE:
+            logger.info("File already processed", file_key=key)
+
+
+@functools.cache
+def _config() -> Config:
+    return configuration.load()
+
+
+@functools.cache
+def _client(service: str) -> Any:
+    return boto3.client(service)
+
+
+@contextlib.contextmanager
+def worker(config: Config, context: LambdaContext) -> Iterator[Worker]:
+    """A worker for one invocation, with its connection closed afterwards."""
+    deadline = Deadline.of(context)
+    engine = Engine(config.firebolt, deadline)
+    ledger = Ledger(engine, config, deadline, context.aws_request_id, context.invoked_function_arn)
+    try:
+        yield Worker(config, engine, ledger, Storage(_client("s3"), config), deadline)
+    finally:
+        engine.close()
+
+
+@logger.inject_lambda_context
+@metrics.log_metrics
+def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
+    """Lambda entry point; see the module's text for shapes and answers."""
+    config = _config()
+    if not config.deduplication_enabled:
+        logger.append_keys(deduplication="disabled: loads are at least once")
+    if events.is_batch(event):
+        return _batch(event["Records"], config, context)
+    return _by_hand(event, config, context)
+
+
+def _batch(records: Sequence[Mapping[str, Any]], config: Config, context: LambdaContext) -> dict[str, Any]:
+    queues = Queues(_client("sqs"), config.queue)
+    now = datetime.now(UTC)
+    deliveries: list[Delivery] = []
+    failed: dict[str, None] = {}
+    for record in records:
+        try:
+            deliveries += events.from_message(record, now)
+        except PermanentError as error:
+            count("FilesFailed")
+            logger.error("unreadable message", error=str(error), message_id=record.get("messageId"))
+            with _unacknowledged(failed, [str(record.get("messageId"))]):
+                queues.send_dead_letter(str(record.get("body", "")), error.failure_class, str(error), None)
+    if deliveries:
+        with worker(config, context) as work:
+            for outcome, announced in _outcomes(work, deliveries, config):
+                with _unacknowledged(failed, [d.message_id or "" for d in announced]):
+                    _dispose(queues, outcome, announced, now)
+    return {"batchItemFailures": [{"itemIdentifier": message_id} for message_id in failed]}
+
+
+def _outcomes(
+    work: Worker, deliveries: Sequence[Delivery], config: Config
+) -> list[tuple[Outcome, list[Delivery]]]:
+    """Run the worker, unless the schema is not one that this version can work with: then everything waits."""
+    try:
+        migrations.require(work.engine)
+    except CdcError as error:
+        count("LedgerUnavailable")
+        reason = f"Error checking if file processed: {error}"
+        folded: dict[tuple[str, str, str | None], list[Delivery]] = {}
+        for d in deliveries:
+            folded.setdefault((d.bucket, d.key, d.etag), []).append(d)
+        result = []
+        for (_, key, _), announced in folded.items():
+            name = files.file_key(config, key)
+            logger.error("Error checking if file processed", file_key=name, error=str(error))
+            result.append((Outcome(Ending.WAITING, name, reason, error.failure_class), announced))
+        return result
+    return work.run(deliveries)
+
+
+@contextlib.contextmanager
+def _unacknowledged(failed: dict[str, None], message_ids: Sequence[str]) -> Iterator[None]:
+    """Leave messages on the queue if what was to be sent in their place could not be sent."""
+    try:
+        yield
+    except TransientError as error:
+        logger.error("could not send; the message stays on the queue", error=str(error), message_ids=message_ids)
+        failed.update(dict.fromkeys(message_ids))
+
+
+def _dispose(queues: Queues, outcome: Outcome, announced: Sequence[Delivery], now: datetime) -> None:
+    """Send what must be sent before the deliveries of a file may be acknowledged."""
+    if outcome.ending is Ending.DUPLICATE:
+        count("DuplicateDeliveries", sum(d.origin is Origin.S3 for d in announced))
+    elif outcome.ending is Ending.WAITING:
+        oldest = min(announced, key=lambda d: d.first_seen)
+        count("LongestWaitSeconds", oldest.age_seconds(now), MetricUnit.Seconds)
+        queues.send_copy(oldest, outcome.reason)
+    elif outcome.ending is Ending.REJECTED:
+        queues.send_dead_letter(bodies(announced), outcome.failure or FailureClass.PERMANENT, outcome.reason, outcome.file_key)
+
+
+def _by_hand(event: Mapping[str, Any], config: Config, context: LambdaContext) -> dict[str, Any]:
+    """Answer as the guide says.
+
+    Raises:
+        PermanentError, GoneError, TransientError: the file was not loaded; the message says why.
+    """
+    now = datetime.now(UTC)
+    deliveries = events.from_event(event, origin=Origin.S3, first_seen=now)
+    with worker(config, context) as work:
+        outcome, announced = _outcomes(work, deliveries, config)[0]
+    key = outcome.file_key
+    if outcome.ending is Ending.LOADED:
+        rows = {} if outcome.counts is None else {"rows_read": outcome.counts.rows_read}
+        return {"status": "success", "message": "File processed successfully", "file_key": key, **rows}
+    if outcome.ending is Ending.DUPLICATE:
+        count("DuplicateDeliveries")
+        body = {"message": "File already processed", "file_key": key, "status": "completed"}
+        return {"statusCode": 200, "body": json.dumps(body)}
+    if outcome.ending is Ending.WAITING and outcome.failure is FailureClass.CONFLICT:
+        Queues(_client("sqs"), config.queue).send_copy(announced[0], outcome.reason)
+        return {"status": "queued", "message": outcome.reason, "file_key": key}
+    if outcome.ending in (Ending.SKIPPED, Ending.HELD):
+        return {"status": str(outcome.ending), "message": outcome.reason, "file_key": key}
+    raise {
+        FailureClass.PERMANENT: PermanentError,
+        FailureClass.GONE: GoneError,
+    }.get(outcome.failure or FailureClass.TRANSIENT, TransientError)(outcome.reason)

@@ -1,0 +1,121 @@
+"""The migrate Lambda: brings the schema, the turns and the LOCATION objects to what this version needs.
+
+Run by `terraform apply` whenever a migration or the table map changes; it raises on failure, so that the apply fails
+with the engine's message. Everything it does may be done again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import boto3
+
+from firebolt_cdc import adopt, migrations
+from firebolt_cdc import config as configuration
+from firebolt_cdc.config import Config
+from firebolt_cdc.deadline import Deadline, LambdaContext
+from firebolt_cdc.engine import Engine
+from firebolt_cdc.errors import PermanentError
+from firebolt_cdc.ledger import with_conflict_retries
+from firebolt_cdc.migrations import Runner
+from firebolt_cdc.sql import ident
+from firebolt_cdc.storage import Storage
+from firebolt_cdc.telemetry import logger
+
+
+@logger.inject_lambda_context
+def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
+    """Lambda entry point: `{"action": "migrate" | "status" | "dry_run"}`; without an action it migrates.
+
+    Raises:
+        CdcError: it failed; the message says at what, and how to go on.
+    """
+    action = str(event.get("action", "migrate"))
+    if action not in {"migrate", "status", "dry_run"}:
+        raise PermanentError(f"unknown action {action!r}: expected migrate, status or dry_run")
+    config = configuration.load()
+    deadline = Deadline.of(context)
+    engine = Engine(config.firebolt, deadline)
+    try:
+        if action == "migrate":
+            return migrate(engine, config, Storage(boto3.client("s3"), config), deadline)
+        applied, pending = Runner(engine, deadline).status()
+        return {
+            "status": action,
+            "applied": [f"V{a.version:03}__{a.name}" for a in applied],
+            "pending": [f"V{p.version:03}__{p.name}" for p in pending],
+            "statements": [s for p in pending for s in p.statements] if action == "dry_run" else [],
+        }
+    finally:
+        engine.close()
+
+
+def migrate(engine: Engine, config: Config, storage: Storage, deadline: Deadline) -> dict[str, Any]:
+    """Do everything that is to be done; returns what was done."""
+    cut_off = datetime.now(UTC)
+    runner = Runner(engine, deadline)
+    adopt.set_aside(engine, runner, deadline)
+    done = runner.run()
+    for migration in done:
+        logger.info("migration applied", version=migration.version, migration=migration.name)
+    seeded = with_conflict_retries(deadline, lambda: seed(engine, config, runner))
+    adopted = adopt.adopt(engine, config, storage, runner, deadline, cut_off)
+    return {
+        "status": "migrated",
+        "applied": [f"V{m.version:03}__{m.name}" for m in done],
+        "seeded": seeded,
+        "locations": create_locations(engine, config),
+        "adopted": adopted,
+    }
+
+
+def seed(engine: Engine, config: Config, runner: Runner) -> list[str]:
+    """Give each target of the table map its row in `cdc_tables`; returns the new ones.
+
+    Raises:
+        PermanentError: a target belongs to another pipeline.
+    """
+    with engine.transaction() as tx:
+        runner.guarded(tx)
+        owners = {str(r[0]): str(r[1]) for r in tx.execute("SELECT turn, pipeline FROM cdc_tables")}
+        pipeline = config.source.pipeline
+        foreign = {turn: owners[turn] for turn in config.turns if owners.get(turn, pipeline) != pipeline}
+        if foreign:
+            turn, owner = next(iter(foreign.items()))
+            raise PermanentError(f"the target table {turn} belongs to the pipeline {owner}; two pipelines cannot fill "
+                                 f"one table: give it another target, or remove it from one of them")
+        sources = {table.target: source for source, table in config.tables.items()}
+        new = [turn for turn in config.turns if turn not in owners]
+        if new:
+            values: list[object] = []
+            for turn in new:
+                values += [turn, pipeline, sources.get(turn), config.turns[turn]]
+            rows = ", ".join(["(?, ?, ?, NULL, NULL, 0, NULL, 1, CURRENT_TIMESTAMP, ?, CURRENT_TIMESTAMP)"] * len(new))
+            tx.execute(
+                "INSERT INTO cdc_tables (turn, pipeline, source_table, holder, lease_until, version, load_id, generation, "
+                f"generation_started_at, order_format, updated_at) VALUES {rows}",
+                values,
+            )
+            tx.commit()
+    return new
+
+
+def create_locations(engine: Engine, config: Config) -> Sequence[str]:
+    """Create the LOCATION objects through which the engine reads source and staging, where a role for it is named.
+
+    Not in a transaction: Firebolt does not allow LOCATION statements there.
+    """
+    firebolt = config.firebolt
+    if firebolt.s3_role_arn is None or firebolt.source_location is not None or config.locations is None:
+        return []
+    external = " AWS_ROLE_EXTERNAL_ID = ?" if firebolt.s3_role_external_id else ""
+    places = (f"s3://{config.source.pipeline}", f"s3://{config.staging.bucket}/{config.staging.prefix}")
+    for name, url in zip(config.locations, places, strict=True):
+        engine.query(
+            f"CREATE LOCATION IF NOT EXISTS {ident(name)} WITH SOURCE = AMAZON_S3 "
+            f"CREDENTIALS = (AWS_ROLE_ARN = ?{external}) URL = ?",
+            [v for v in (firebolt.s3_role_arn, firebolt.s3_role_external_id, url) if v],
+        )
+    return list(config.locations)

@@ -1,0 +1,185 @@
+"""The decisions of the protocol, as pure functions: what a claim, a load and a sweep do with what they have read.
+
+A file's way through the ledger (`recorded_status` is what code wrote; a different `status` was typed by a person):
+
+    (no row) --claim--> processing --load--> completed
+                          |  ^
+         batch given back |  | claim (alone, if the last claim died without a word)
+                          v  |
+                        pending <--sweep, person-- failed --permanent, gone, attempts used up--> dead-letter queue
+
+`cdc_applied` decides whether a version is loaded; the ledger only says what to do with one that is not.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from firebolt_cdc.errors import FailureClass, TurnLostError
+
+
+class Status(StrEnum):
+    """The guide's statuses, and `skipped` for files that the configuration leaves out."""
+
+    PENDING = "pending"
+    PROCESSING = "processing"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    SKIPPED = "skipped"
+
+
+@dataclass(frozen=True)
+class Turn:
+    """A row of `cdc_tables` as one transaction sees it."""
+
+    name: str
+    pipeline: str
+    holder: str | None
+    live: bool
+    """Whether the holder's lease is in the future, by the engine's clock."""
+    generation: int
+    order_format: str
+
+
+@dataclass(frozen=True)
+class LedgerRow:
+    """A row of `cdc_processed_files`, as far as decisions need it."""
+
+    file_id: str
+    status: str
+    recorded_status: str
+    claim_id: str | None
+    alone_count: int
+    error_class: str | None
+    error_message: str | None
+
+    @property
+    def typed(self) -> bool:
+        """Whether a person changed the status since code last wrote it."""
+        return self.status != self.recorded_status
+
+    @property
+    def final(self) -> bool:
+        """Whether code gave up on the file and nobody has asked for another try."""
+        return self.status == Status.FAILED and self.error_class in (FailureClass.PERMANENT, FailureClass.GONE)
+
+    @property
+    def held(self) -> bool:
+        """Whether the file waits for an operator's decision."""
+        return self.status == Status.PENDING and self.error_class == FailureClass.HELD
+
+
+class Verdict(StrEnum):
+    """What a claim does with one file version."""
+
+    CLAIM = "claim"
+    DUPLICATE = "duplicate"
+    WAIT = "wait"
+    REJECT = "reject"
+    HOLD = "hold"
+
+
+@dataclass(frozen=True)
+class Decision:
+    """A verdict with its reason, and how the claim writes it."""
+
+    verdict: Verdict
+    reason: str = ""
+    fresh_budget: bool = False
+    """A person asked for the file again: attempts count from zero."""
+    suspect: bool = False
+    """The last claim of the file died without a word: it is tried alone."""
+    mend: bool = False
+    """The version is applied but its ledger row says otherwise."""
+
+
+def decide_claim(
+    *,
+    applied: bool,
+    turn: Turn | None,
+    row: LedgerRow | None,
+    pipeline: str,
+    order_format: str,
+    max_attempts: int,
+) -> Decision:
+    """Decide about one file version from what one transaction has read.
+
+    Args:
+        applied: the version stands in `cdc_applied` (always False where deduplication is switched off).
+        turn: the target's turn; None where `cdc_tables` has no row.
+        row: the version's ledger row; None where it has none.
+        pipeline: this pipeline's name, which must own the turn.
+        order_format: the configured encoding of `_cdc_seq`, which must be the table's.
+        max_attempts: how often a file may be tried alone.
+    """
+    if applied:
+        return Decision(Verdict.DUPLICATE, mend=row is not None and row.status != Status.COMPLETED)
+    if turn is None:
+        return Decision(Verdict.WAIT, "the table has no row in cdc_tables: run the migrate function (terraform apply)")
+    if turn.pipeline != pipeline:
+        return Decision(Verdict.REJECT, f"the target belongs to the pipeline {turn.pipeline}; "
+                                        "two pipelines cannot fill one table")
+    if turn.order_format != order_format:
+        return Decision(Verdict.HOLD, f"the table's rows are ordered by {turn.order_format!r}, the configuration says "
+                                      f"{order_format!r}: reload the table or restore the setting")
+    fresh = row is not None and row.typed and row.status == Status.PENDING
+    if row is not None and not fresh:
+        if row.held:
+            return Decision(Verdict.HOLD, row.error_message or "held")
+        if row.final:
+            return Decision(Verdict.REJECT, row.error_message or "failed for good")
+        if row.alone_count >= max_attempts:
+            return Decision(Verdict.REJECT, f"tried {row.alone_count} times alone; last: {row.error_message or 'no word'}")
+    if turn.holder is not None and turn.live:
+        return Decision(Verdict.WAIT, f"the table {turn.name} is being loaded by another worker")
+    suspect = row is not None and not fresh and row.claim_id is not None
+    return Decision(Verdict.CLAIM, fresh_budget=fresh, suspect=suspect)
+
+
+def require_turn(turn: Turn | None, claim_id: str, generation: int) -> None:
+    """Stop a load whose claim does not hold the turn any more.
+
+    Raises:
+        TurnLostError: somebody else has it, or the table began a new generation.
+    """
+    if turn is None or turn.holder != claim_id or turn.generation != generation:
+        name = turn.name if turn else "the table"
+        raise TurnLostError(f"{name}: this worker's lease ran out and the turn went on; nothing was written")
+
+
+class SweepAction(StrEnum):
+    """What the sweep does with one unfinished ledger row."""
+
+    MEND = "mend"
+    RESET = "reset"
+    REQUEUE = "requeue"
+    LEAVE = "leave"
+
+
+def decide_sweep(
+    *, applied: bool, turn: Turn | None, row: LedgerRow, max_attempts: int, enqueued_lately: bool
+) -> SweepAction:
+    """Decide about one row that is not `completed`.
+
+    Args:
+        applied: the version stands in `cdc_applied`.
+        turn: the turn under which the row was written.
+        row: the row.
+        max_attempts: how often a file may be tried alone.
+        enqueued_lately: the sweep sent it to the queue within its interval and nobody has claimed it since.
+
+    Returns:
+        MEND: it is loaded, say so. RESET: its worker is gone, back to `pending` and to the queue.
+        REQUEUE: to the queue. LEAVE: a live worker has it, or a person must decide.
+    """
+    if applied:
+        return SweepAction.MEND
+    alive = turn is not None and turn.live and turn.holder is not None and turn.holder == row.claim_id
+    if row.status == Status.PROCESSING:
+        return SweepAction.LEAVE if alive else SweepAction.RESET
+    if row.typed:
+        return SweepAction.LEAVE if enqueued_lately or alive else SweepAction.REQUEUE
+    if row.held or row.final or row.alone_count >= max_attempts or row.status == Status.SKIPPED:
+        return SweepAction.LEAVE
+    return SweepAction.LEAVE if enqueued_lately else SweepAction.REQUEUE
