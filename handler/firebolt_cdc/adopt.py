@@ -28,14 +28,18 @@ from firebolt_cdc.migrations import Runner
 from firebolt_cdc.storage import Storage
 
 LEDGER, ASIDE, KEPT = "cdc_processed_files", "cdc_processed_files_guide", "cdc_processed_files_adopted"
-_HELD = ("The ledger that was adopted says {}, so its rows may or may not be in the target. Check, then run "
-         "firebolt-cdc retry (loads it) or leave it.")
+_HELD = (
+    "The ledger that was adopted says {}, so its rows may or may not be in the target. Check, then run "
+    "firebolt-cdc retry (loads it) or leave it."
+)
 
 
 def set_aside(engine: Engine, runner: Runner, deadline: Deadline) -> bool:
     """Rename a guide's ledger out of the way; True where there was one."""
-    columns = {str(r[0]) for r in engine.query(
-        "SELECT column_name FROM information_schema.columns WHERE table_name = ?", [LEDGER])}
+    columns = {
+        str(r[0])
+        for r in engine.query("SELECT column_name FROM information_schema.columns WHERE table_name = ?", [LEDGER])
+    }
     if not columns or "file_id" in columns:
         return False
     missing = {"file_key", "status", "processed_at"} - columns
@@ -52,7 +56,9 @@ def set_aside(engine: Engine, runner: Runner, deadline: Deadline) -> bool:
     return True
 
 
-def adopt(engine: Engine, config: Config, storage: Storage, runner: Runner, deadline: Deadline, cut_off: datetime) -> dict[str, int]:
+def adopt(
+    engine: Engine, config: Config, storage: Storage, runner: Runner, deadline: Deadline, cut_off: datetime
+) -> dict[str, int]:
     """Carry a ledger that was set aside into ours; counts of what became of the objects (empty where there is none)."""
     if ASIDE not in migrations.tables(engine):
         return {}
@@ -74,17 +80,38 @@ def _listing(config: Config, storage: Storage, cut_off: datetime) -> list[dict[s
         except PermanentError:
             continue  # of no table in the map: its row, if any, is copied as history below
         version = info.version
-        rows.append({
-            "file_key": file.file_key, "object_key": version.key, "etag": version.etag, "file_id": version.file_id,
-            "key_id": version.key_id, "applied_id": file.applied_id(1), "turn": file.turn, "target_table": file.target,
-            "source_table": file.source_table, "kind": str(file.kind), "last_modified": instant(info.last_modified),
-        })
+        rows.append(
+            {
+                "file_key": file.file_key,
+                "object_key": version.key,
+                "etag": version.etag,
+                "file_id": version.file_id,
+                "key_id": version.key_id,
+                "applied_id": file.applied_id(1),
+                "turn": file.turn,
+                "target_table": file.target,
+                "source_table": file.source_table,
+                "kind": str(file.kind),
+                "last_modified": instant(info.last_modified),
+            }
+        )
     return rows
 
 
 def _parquet_bytes(rows: list[dict[str, Any]]) -> bytes:
-    names = ["file_key", "object_key", "etag", "file_id", "key_id", "applied_id", "turn", "target_table", "source_table",
-             "kind", "last_modified"]
+    names = [
+        "file_key",
+        "object_key",
+        "etag",
+        "file_id",
+        "key_id",
+        "applied_id",
+        "turn",
+        "target_table",
+        "source_table",
+        "kind",
+        "last_modified",
+    ]
     buffer = io.BytesIO()
     pq.write_table(pa.Table.from_pylist(rows, pa.schema([(name, pa.string()) for name in names])), buffer)
     return buffer.getvalue()
@@ -93,9 +120,11 @@ def _parquet_bytes(rows: list[dict[str, Any]]) -> bytes:
 def _copy(engine: Engine, config: Config, runner: Runner, staged: str) -> dict[str, int]:
     reading, where = parquet(config, staged=staged)
     attempts = "COUNT(*)"
-    old = (f"SELECT file_key, MAX(CASE WHEN status = 'completed' THEN 1 ELSE 0 END) AS done, "
-           f"MAX(CAST(processed_at AS TIMESTAMPTZ)) AS processed_at, {attempts} AS attempts, "
-           f"MAX(request_id) AS request_id, MAX(status) AS status FROM {ASIDE} GROUP BY file_key")
+    old = (
+        f"SELECT file_key, MAX(CASE WHEN status = 'completed' THEN 1 ELSE 0 END) AS done, "
+        f"MAX(CAST(processed_at AS TIMESTAMPTZ)) AS processed_at, {attempts} AS attempts, "
+        f"MAX(request_id) AS request_id, MAX(status) AS status FROM {ASIDE} GROUP BY file_key"
+    )
     modified = "CAST(l.last_modified AS TIMESTAMPTZ)"
     doubtful = f"(g.file_key IS NOT NULL AND (g.done = 0 OR {modified} > g.processed_at))"
     joined = f"FROM {reading} AS l LEFT JOIN ({old}) AS g ON g.file_key = l.file_key OR g.file_key = l.object_key"
@@ -103,29 +132,36 @@ def _copy(engine: Engine, config: Config, runner: Runner, staged: str) -> dict[s
     with engine.transaction() as tx:
         runner.guarded(tx)
         tx.execute(
-            "INSERT INTO cdc_applied (applied_id, file_id, key_id, pipeline, target_table, generation, file_key, etag, kind, "
-            "file_modified_at, load_id, rows_read, rows_upserted, rows_deleted, applied_at) "
-            f"SELECT l.applied_id, l.file_id, l.key_id, ?, l.target_table, 1, l.file_key, l.etag, l.kind, {modified}, "
-            f"'adopted', NULL, NULL, NULL, CURRENT_TIMESTAMP {joined} WHERE NOT {doubtful}",
+            "INSERT INTO cdc_applied (applied_id, file_id, key_id, pipeline, target_table, generation, file_key, etag, "
+            "kind, file_modified_at, load_id, rows_read, rows_upserted, rows_deleted, applied_at) "
+            f"SELECT l.applied_id, l.file_id, l.key_id, ?, l.target_table, 1, l.file_key, l.etag, l.kind, "
+            f"{modified}, 'adopted', NULL, NULL, NULL, CURRENT_TIMESTAMP {joined} WHERE NOT {doubtful}",
             [pipeline, *where],
         )
         shared = (
-            "INSERT INTO cdc_processed_files (file_key, status, processed_at, request_id, error_message, attempt_count, "
-            "lambda_arn, file_id, pipeline, turn, bucket, object_key, etag, source_table, target_table, kind, "
+            "INSERT INTO cdc_processed_files (file_key, status, processed_at, request_id, error_message, "
+            "attempt_count, lambda_arn, file_id, pipeline, turn, bucket, object_key, etag, source_table, target_table, kind, "
             "recorded_status, claim_id, alone_count, error_class, file_modified_at, first_seen_at) "
         )
         tx.execute(
-            shared + "SELECT l.file_key, 'completed', g.processed_at, g.request_id, NULL, CAST(g.attempts AS INT), NULL, l.file_id, ?, "
-            f"l.turn, ?, l.object_key, l.etag, l.source_table, l.target_table, l.kind, 'completed', NULL, 0, NULL, {modified}, "
-            f"g.processed_at {joined} WHERE g.file_key IS NOT NULL AND NOT {doubtful}",
+            shared
+            + "SELECT l.file_key, 'completed', g.processed_at, g.request_id, NULL, CAST(g.attempts AS INT), NULL, "
+            f"l.file_id, ?, l.turn, ?, l.object_key, l.etag, l.source_table, l.target_table, l.kind, 'completed', "
+            f"NULL, 0, NULL, {modified}, g.processed_at {joined} WHERE g.file_key IS NOT NULL AND NOT {doubtful}",
             [pipeline, bucket, *where],
         )
         tx.execute(
-            shared + "SELECT l.file_key, 'pending', CURRENT_TIMESTAMP, g.request_id, CASE WHEN g.done = 0 THEN ? ELSE ? END, "
-            f"CAST(g.attempts AS INT), NULL, l.file_id, ?, l.turn, ?, l.object_key, l.etag, l.source_table, l.target_table, l.kind, "
-            f"'pending', NULL, 0, 'held', {modified}, g.processed_at {joined} WHERE {doubtful}",
-            [_HELD.format("failed or unfinished"), _HELD.format("completed before the object was modified"), pipeline,
-             bucket, *where],
+            shared
+            + "SELECT l.file_key, 'pending', CURRENT_TIMESTAMP, g.request_id, CASE WHEN g.done = 0 THEN ? ELSE ? END, "
+            "CAST(g.attempts AS INT), NULL, l.file_id, ?, l.turn, ?, l.object_key, l.etag, l.source_table, "
+            f"l.target_table, l.kind, 'pending', NULL, 0, 'held', {modified}, g.processed_at {joined} WHERE {doubtful}",
+            [
+                _HELD.format("failed or unfinished"),
+                _HELD.format("completed before the object was modified"),
+                pipeline,
+                bucket,
+                *where,
+            ],
         )
         tx.execute(f"ALTER TABLE {ASIDE} RENAME TO {KEPT}")
         counted = {

@@ -141,8 +141,12 @@ class Applier:
         reading = parquet(self._config, staged=copy) if copy else parquet(self._config, source=file.file.version.key)
         columns = [(source, column) for source, column in file.plan.mapped.items()]
         values = ", ".join(
-            (f"p.{ident(source)}" if file.source_types[source] == schema.canonical(column.type)
-             else f"CAST(p.{ident(source)} AS {column.type})") + f" AS {ident(column.name)}"
+            (
+                f"p.{ident(source)}"
+                if file.source_types[source] == schema.canonical(column.type)
+                else f"CAST(p.{ident(source)} AS {column.type})"
+            )
+            + f" AS {ident(column.name)}"
             for source, column in columns
         )
         names = [column.name for _, column in columns]
@@ -158,12 +162,17 @@ class Applier:
         selected = f"SELECT {idents([*names, *extra], 'p.')} FROM {reading} AS p"
         absent = [c.name for c in part.columns if c.nullable and c.name not in names and c.name not in schema.RESERVED]
         tx.execute(*self._statement(part, names, selected, where, load_id, absent))
-        if part.table.mode is Mode.MERGE and part.table.deletes is Deletes.HARD:
-            if any(counts.rows_deleted for counts in part.counts.values()):
-                tx.execute(*self._tombstones(part, reading, where, load_id))
+        buries = part.table.mode is Mode.MERGE and part.table.deletes is Deletes.HARD
+        if buries and any(counts.rows_deleted for counts in part.counts.values()):
+            tx.execute(*self._tombstones(part, reading, where, load_id))
 
     def _statement(
-        self, part: Part, names: Sequence[str], selected: str, parameters: Sequence[object], load_id: str,
+        self,
+        part: Part,
+        names: Sequence[str],
+        selected: str,
+        parameters: Sequence[object],
+        load_id: str,
         absent: Sequence[str] = (),
     ) -> tuple[str, list[object]]:
         if part.table.mode is Mode.APPEND:
@@ -175,9 +184,7 @@ class Applier:
             )
         return merge_statement(part, names, selected, parameters, load_id, absent)
 
-    def _tombstones(
-        self, part: Part, reading: str, where: Sequence[object], load_id: str
-    ) -> tuple[str, list[object]]:
+    def _tombstones(self, part: Part, reading: str, where: Sequence[object], load_id: str) -> tuple[str, list[object]]:
         newest = max(f.info.last_modified for f in part.files)
         return (
             "INSERT INTO cdc_tombstones (target_table, generation, row_key, seq, file_modified_at, load_id) "
@@ -193,13 +200,27 @@ class Applier:
         for f in part.files:
             version = f.file.version
             counts = part.counts.get(version.file_id, Counts(f.rows_read, f.rows_read, 0))
-            selects.append(f"SELECT {marks(range(11))}, CAST(? AS TIMESTAMPTZ), ?, ?, CURRENT_TIMESTAMP "
-                           "FROM cdc_tables WHERE turn = ? AND load_id = ?")
+            selects.append(
+                f"SELECT {marks(range(11))}, CAST(? AS TIMESTAMPTZ), ?, ?, CURRENT_TIMESTAMP "
+                "FROM cdc_tables WHERE turn = ? AND load_id = ?"
+            )
             values += [
-                f.file.applied_id(part.generation), version.file_id, version.key_id, self._config.source.pipeline,
-                part.table.target, part.generation, f.file.file_key, version.etag, f.file.kind, load_id,
-                counts.rows_read, instant(f.info.last_modified), counts.rows_upserted, counts.rows_deleted,
-                part.turn, load_id,
+                f.file.applied_id(part.generation),
+                version.file_id,
+                version.key_id,
+                self._config.source.pipeline,
+                part.table.target,
+                part.generation,
+                f.file.file_key,
+                version.etag,
+                f.file.kind,
+                load_id,
+                counts.rows_read,
+                instant(f.info.last_modified),
+                counts.rows_upserted,
+                counts.rows_deleted,
+                part.turn,
+                load_id,
             ]
         tx.execute(
             "INSERT INTO cdc_applied (applied_id, file_id, key_id, pipeline, target_table, generation, file_key, etag, "
@@ -232,8 +253,10 @@ def target_ddl(part: Part) -> list[str]:
         for column in f.plan.added:
             other = added.setdefault(column.name, column)
             if other.type != column.type:
-                raise PermanentError(f"{f.file.version}: the new column {column.name!r} is {column.type} here and "
-                                     f"{other.type} in another file of the batch")
+                raise PermanentError(
+                    f"{f.file.version}: the new column {column.name!r} is {column.type} here and "
+                    f"{other.type} in another file of the batch"
+                )
     own = [Column(SEQ, "TEXT")]
     if table.mode is Mode.APPEND:
         own += [Column(OP, "TEXT"), Column(FILE, "TEXT")]
@@ -241,8 +264,10 @@ def target_ddl(part: Part) -> list[str]:
         own.append(Column(DELETED, "BOOLEAN"))
     if not part.columns:
         if table.missing_table is MissingTable.FAIL:
-            raise PermanentError(f"{part.files[0].file.version}: the table {table.target} does not exist and "
-                                 "missing_table is fail; create it, then run `firebolt-cdc retry`")
+            raise PermanentError(
+                f"{part.files[0].file.version}: the table {table.target} does not exist and "
+                "missing_table is fail; create it, then run `firebolt-cdc retry`"
+            )
         columns = ", ".join(
             f"{ident(c.name)} {c.type} {'NOT NULL' if c.name in table.primary_key else 'NULL'}"
             for c in [*added.values(), *own]
@@ -259,6 +284,7 @@ def target_ddl(part: Part) -> list[str]:
 
 def row_key(key: Sequence[str], alias: str) -> str:
     """SQL for a row's primary key as one text: each value's length and value, so that no two keys give the same."""
+
     def one(name: str) -> str:
         text = f"CAST({alias}.{ident(name)} AS TEXT)"
         return f"CAST(LENGTH({text}) AS TEXT) || ':' || {text}"
@@ -267,7 +293,12 @@ def row_key(key: Sequence[str], alias: str) -> str:
 
 
 def merge_statement(
-    part: Part, names: Sequence[str], selected: str, parameters: Sequence[object], load_id: str, absent: Sequence[str]
+    part: Part,
+    names: Sequence[str],
+    selected: str,
+    parameters: Sequence[object],
+    load_id: str,
+    absent: Sequence[str],
 ) -> tuple[str, list[object]]:
     """MERGE that applies a change only where it is newer than the row and than the row's tombstone.
 

@@ -144,8 +144,10 @@ class Firebolt(Model):
         if (self.source_location is None) != (self.staging_location is None):
             raise ValueError("firebolt.source_location and staging_location are named together or not at all")
         if self.core_url is None and self.s3_role_arn is None and self.source_location is None:
-            raise ValueError("firebolt needs s3_role_arn (the migrate function then creates the LOCATION objects), or "
-                             "source_location and staging_location")
+            raise ValueError(
+                "firebolt needs s3_role_arn (the migrate function then creates the LOCATION objects), or "
+                "source_location and staging_location"
+            )
         return self
 
 
@@ -227,8 +229,12 @@ class Config(Model):
             return firebolt.source_location, firebolt.staging_location
         if firebolt.s3_role_arn is None:
             return None
-        what = [firebolt.s3_role_arn, firebolt.s3_role_external_id or "", self.source.pipeline,
-                f"{self.staging.bucket}/{self.staging.prefix}"]
+        what = [
+            firebolt.s3_role_arn,
+            firebolt.s3_role_external_id or "",
+            self.source.pipeline,
+            f"{self.staging.bucket}/{self.staging.prefix}",
+        ]
         mark = hashlib.sha256(json.dumps(what).encode()).hexdigest()[:8]
         stem = "cdc_" + re.sub(r"[^a-z0-9]+", "_", self.name.lower())
         return f"{stem}_source_{mark}", f"{stem}_staging_{mark}"
@@ -263,8 +269,10 @@ def load(environment: dict[str, str] | None = None, s3: Any = None) -> Config:
     try:
         place = {"Bucket": env["CDC_CONFIG_BUCKET"], "Key": env["CDC_CONFIG_KEY"]}
     except KeyError as missing:
-        raise PermanentError(f"the environment variable {missing.args[0]} is not set: it names the "
-                             "configuration object that the Terraform module writes") from missing
+        raise PermanentError(
+            f"the environment variable {missing.args[0]} is not set: it names the "
+            "configuration object that the Terraform module writes"
+        ) from missing
     if env.get("CDC_CONFIG_VERSION_ID"):
         place["VersionId"] = env["CDC_CONFIG_VERSION_ID"]
     origin = f"s3://{place['Bucket']}/{place['Key']} (version {place.get('VersionId', 'latest')})"
@@ -272,7 +280,7 @@ def load(environment: dict[str, str] | None = None, s3: Any = None) -> Config:
     try:
         body = client.get_object(**place)["Body"].read()
     except AWS_ERRORS as error:
-        raise aws_error(error, f"reading the configuration {origin}") from error  # type: ignore[arg-type]
+        raise aws_error(error, f"reading the configuration {origin}") from error
     return parse(body, origin)
 
 
@@ -287,9 +295,11 @@ def secret(arn: str, client: Any = None) -> dict[str, str]:
     try:
         text = secrets.get_secret_value(SecretId=arn)["SecretString"]
     except AWS_ERRORS as error:
-        raise aws_error(error, f"reading the secret {arn} (has a value been put into it?)") from error  # type: ignore[arg-type]
+        raise aws_error(error, f"reading the secret {arn} (has a value been put into it?)") from error
     except KeyError:
-        raise PermanentError(f"the secret {arn} is binary; put a JSON object with client_id and client_secret") from None
+        raise PermanentError(
+            f"the secret {arn} is binary; put a JSON object with client_id and client_secret"
+        ) from None
     try:
         value = json.loads(text)
         return {"client_id": str(value["client_id"]), "client_secret": str(value["client_secret"])}

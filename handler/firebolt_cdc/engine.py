@@ -211,5 +211,5 @@ def _rollback(connection: Connection) -> None:
 
 
 def _drop(connection: Connection) -> None:
-    connection._reset_transaction_state()  # noqa: SLF001 - or close() would send ROLLBACK and wait without limit
+    connection._reset_transaction_state()
     connection.close()

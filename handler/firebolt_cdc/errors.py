@@ -134,8 +134,9 @@ def aws_error(error: BotoCoreError | ClientError, doing: str) -> CdcError:
         if code in {"NoSuchKey", "404", "NotFound"} or (status == 404 and code != "NoSuchBucket"):
             return GoneError(f"{doing}: the object no longer exists")
         if code in {"PreconditionFailed", "412"} or status == 412:
-            return GoneError(f"{doing}: the object was overwritten since it was announced; the newer version "
-                             "has an event of its own")
+            return GoneError(
+                f"{doing}: the object was overwritten since it was announced; the newer version has an event of its own"
+            )
         if code in {"AccessDenied", "403"} or status == 403:
             return TransientError(f"{doing}: access denied; check the role's policy, the bucket policy and the key")
     return TransientError(f"{doing}: {_readable(error)}")

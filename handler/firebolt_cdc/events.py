@@ -54,8 +54,10 @@ class Delivery:
 def is_batch(event: Mapping[str, Any]) -> bool:
     """Whether Lambda was invoked by the event source mapping of the queue."""
     records = event.get("Records")
-    return isinstance(records, list) and bool(records) and all(
-        isinstance(record, dict) and record.get("eventSource") == "aws:sqs" for record in records
+    return (
+        isinstance(records, list)
+        and bool(records)
+        and all(isinstance(record, dict) and record.get("eventSource") == "aws:sqs" for record in records)
     )
 
 
@@ -77,7 +79,7 @@ def from_message(record: Mapping[str, Any], now: datetime) -> list[Delivery]:
     attributes = record.get("messageAttributes") or {}
     origin = _attribute(attributes, ATTRIBUTE_ORIGIN)
     sent_ms = (record.get("attributes") or {}).get("SentTimestamp")
-    sent = datetime.fromtimestamp(int(sent_ms) / 1000, UTC) if str(sent_ms or "").isdigit() else now
+    sent = datetime.fromtimestamp(int(str(sent_ms)) / 1000, UTC) if str(sent_ms).isdigit() else now
     try:
         seen = _attribute(attributes, ATTRIBUTE_FIRST_SEEN)
         return from_event(
@@ -114,8 +116,10 @@ def from_event(
                 raise PermanentError(f"{where}: Records[] without s3: not an S3 notification")
             found.append(_object(record["s3"], where, decode=True))
     else:
-        raise PermanentError(f'{where}: expected {{"detail": {{"bucket": {{"name": …}}, "object": {{"key": …}}}}}}, '
-                             f"found the keys {sorted(map(str, event))[:10]}")
+        raise PermanentError(
+            f'{where}: expected {{"detail": {{"bucket": {{"name": …}}, "object": {{"key": …}}}}}}, '
+            f"found the keys {sorted(map(str, event))[:10]}"
+        )
     return [Delivery(bucket, key, etag, origin, first_seen, waits, message_id, event) for bucket, key, etag in found]
 
 

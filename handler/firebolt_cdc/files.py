@@ -108,8 +108,9 @@ def identify(config: Config, version: FileVersion) -> SourceFile:
     if version.bucket != source.bucket:
         raise PermanentError(f"{version}: this pipeline reads the bucket {source.bucket}; check the rule that sent it")
     if not version.key.startswith(source.prefix) or not version.key.endswith(source.suffix):
-        raise PermanentError(f"{version}: not below {source.prefix!r} with the suffix {source.suffix!r}; "
-                             "check the rule that sent it")
+        raise PermanentError(
+            f"{version}: not below {source.prefix!r} with the suffix {source.suffix!r}; check the rule that sent it"
+        )
     name = file_key(config, version.key)
     parts = name.split("/")
     if len(parts) < 3 or not all(parts):
@@ -120,23 +121,33 @@ def identify(config: Config, version: FileVersion) -> SourceFile:
     elif match := _CHANGES.match(stem):
         kind, stamp = Kind.CHANGE, f"{match[1]}-{match[2]:0<{STAMP_DIGITS}}"
     else:
-        raise PermanentError(f"{version}: the name is neither LOAD and a counter nor YYYYMMDD-time, so its place in "
-                             "the order of changes is unknown")
+        raise PermanentError(
+            f"{version}: the name is neither LOAD and a counter nor YYYYMMDD-time, so its place in "
+            "the order of changes is unknown"
+        )
     source_table = "/".join(parts[:2])
     table = config.tables.get(source_table)
     if table is not None:
         return SourceFile(version, name, source_table, kind, stamp, table, table.target)
     if config.unlisted_tables is Unlisted.SKIP:
-        raise SkippedError(f"{version}: the table {source_table} is not in the table map and such files are skipped; "
-                           f"list it and run `firebolt-cdc retry` to load it")
+        raise SkippedError(
+            f"{version}: the table {source_table} is not in the table map and such files are skipped; "
+            f"list it and run `firebolt-cdc retry` to load it"
+        )
     if config.unlisted_tables is Unlisted.FAIL:
-        raise PermanentError(f"{version}: the table {source_table} is not in the table map; add it to `tables` and "
-                             "apply, then run `firebolt-cdc retry`")
+        raise PermanentError(
+            f"{version}: the table {source_table} is not in the table map; add it to `tables` and "
+            "apply, then run `firebolt-cdc retry`"
+        )
     target = parts[1]
     if any(target == listed.target for listed in config.tables.values()):
-        raise PermanentError(f"{version}: the unlisted table {source_table} would load into {target}, which another "
-                             "source fills; list it with a target of its own")
-    return SourceFile(version, name, source_table, kind, stamp, Table(target=target, mode=Mode.APPEND), config.unlisted_turn)
+        raise PermanentError(
+            f"{version}: the unlisted table {source_table} would load into {target}, which another "
+            "source fills; list it with a target of its own"
+        )
+    return SourceFile(
+        version, name, source_table, kind, stamp, Table(target=target, mode=Mode.APPEND), config.unlisted_turn
+    )
 
 
 def file_rank(file: SourceFile, last_modified: datetime) -> str:

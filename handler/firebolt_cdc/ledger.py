@@ -58,7 +58,7 @@ def with_conflict_retries(deadline: Deadline, action: Callable[[], T], reserve_s
         try:
             return action()
         except ConflictError:
-            wait = random.uniform(0, pause)  # noqa: S311 - spreads workers, guards nothing
+            wait = random.uniform(0, pause)
             if deadline.remaining_seconds() - wait < reserve_seconds:
                 raise
             time.sleep(wait)
@@ -93,7 +93,11 @@ class Ledger:
             applied = read_applied(tx, list(applied_ids.values()))
             rows = read_rows(tx, [file.version.file_id for file in files])
             claimed = [
-                Claimed(file, self._decide(file, turns, applied_ids[file.version] in applied, rows), generations[file.version])
+                Claimed(
+                    file,
+                    self._decide(file, turns, applied_ids[file.version] in applied, rows),
+                    generations[file.version],
+                )
                 for file in files
             ]
             wrote = self._write_claim(tx, candidates, claimed, rows)
@@ -114,7 +118,11 @@ class Ledger:
         )
 
     def _write_claim(
-        self, tx: Transaction, candidates: Sequence[Candidate], claimed: Sequence[Claimed], rows: dict[str, LedgerRow]
+        self,
+        tx: Transaction,
+        candidates: Sequence[Candidate],
+        claimed: Sequence[Claimed],
+        rows: dict[str, LedgerRow],
     ) -> bool:
         winners = [c for c in claimed if c.decision.verdict is Verdict.CLAIM]
         holds = [c for c in claimed if c.decision.verdict is Verdict.HOLD]
@@ -135,8 +143,10 @@ class Ledger:
         for fresh in (False, True):
             for alone in (False, True):
                 ids = [
-                    c.file.version.file_id for c in winners
-                    if c.file.version.file_id in rows and c.decision.fresh_budget is fresh
+                    c.file.version.file_id
+                    for c in winners
+                    if c.file.version.file_id in rows
+                    and c.decision.fresh_budget is fresh
                     and (by_turn[c.file.turn] == 1) is alone
                 ]
                 self._take(tx, ids, fresh=fresh, alone=alone)
@@ -157,7 +167,8 @@ class Ledger:
         """Write the turns without taking them, so that two inserts of one ledger row cannot both commit."""
         if turns:
             tx.execute(
-                f"UPDATE cdc_tables SET version = version + 1 WHERE turn IN ({marks(list(turns))})", sorted(turns)
+                f"UPDATE cdc_tables SET version = version + 1 WHERE turn IN ({marks(list(turns))})",
+                sorted(turns),
             )
 
     def _insert(self, tx: Transaction, new: Sequence[tuple[Claimed, bool]]) -> None:
@@ -167,17 +178,31 @@ class Ledger:
             status = Status.PENDING if hold else Status.PROCESSING
             file, version = c.file, c.file.version
             values += [
-                file.file_key, status, self._request_id, redact(c.decision.reason) if hold else None,
-                0 if hold else 1, self._function_arn, version.file_id, self._config.source.pipeline, file.turn,
-                version.bucket, version.key, version.etag, file.source_table, file.target, file.kind, status,
-                None if hold else self.claim_id, 1 if alone and not hold else 0,
+                file.file_key,
+                status,
+                self._request_id,
+                redact(c.decision.reason) if hold else None,
+                0 if hold else 1,
+                self._function_arn,
+                version.file_id,
+                self._config.source.pipeline,
+                file.turn,
+                version.bucket,
+                version.key,
+                version.etag,
+                file.source_table,
+                file.target,
+                file.kind,
+                status,
+                None if hold else self.claim_id,
+                1 if alone and not hold else 0,
                 FailureClass.HELD if hold else None,
             ]
         width = len(values) // len(new)
         row = f"(CURRENT_TIMESTAMP, CURRENT_TIMESTAMP, {', '.join('?' * width)})"
         tx.execute(
-            "INSERT INTO cdc_processed_files (processed_at, first_seen_at, file_key, status, request_id, error_message, "
-            "attempt_count, lambda_arn, file_id, pipeline, turn, bucket, object_key, etag, source_table, target_table, "
+            "INSERT INTO cdc_processed_files (processed_at, first_seen_at, file_key, status, request_id, "
+            "error_message, attempt_count, lambda_arn, file_id, pipeline, turn, bucket, object_key, etag, source_table, target_table, "
             f"kind, recorded_status, claim_id, alone_count, error_class) VALUES {', '.join([row] * len(new))}",
             values,
         )
@@ -200,22 +225,29 @@ class Ledger:
         for candidate, c in zip(candidates, claimed, strict=True):
             first = 0 if c.decision.verdict is Verdict.DUPLICATE else 1
             for _ in range(max(0, candidate.s3_deliveries - first)):
-                values += [c.file.version.file_id, c.file.file_key, self._config.source.pipeline, c.file.target,
-                           self._request_id]
+                values += [
+                    c.file.version.file_id,
+                    c.file.file_key,
+                    self._config.source.pipeline,
+                    c.file.target,
+                    self._request_id,
+                ]
         count = len(values) // 5
         if count:
             rows = ", ".join(["(?, ?, ?, ?, ?, CURRENT_TIMESTAMP)"] * count)
             tx.execute(
-                "INSERT INTO cdc_duplicate_deliveries (file_id, file_key, pipeline, target_table, request_id, delivered_at) "
-                f"VALUES {rows}",
+                "INSERT INTO cdc_duplicate_deliveries "
+                f"(file_id, file_key, pipeline, target_table, request_id, delivered_at) VALUES {rows}",
                 values,
             )
         return count
 
     def start_alone(self, file: SourceFile) -> None:
         """Count an attempt before a file of a batch is tried alone, so that one that kills its worker is counted."""
-        self._update("UPDATE cdc_processed_files SET alone_count = alone_count + 1 WHERE file_id = ? AND claim_id = ?",
-                     [file.version.file_id, self.claim_id])
+        self._update(
+            "UPDATE cdc_processed_files SET alone_count = alone_count + 1 WHERE file_id = ? AND claim_id = ?",
+            [file.version.file_id, self.claim_id],
+        )
 
     def complete(self, load_id: str) -> None:
         """STEP 4: mark `completed` what stands in `cdc_applied` under `load_id`: success is read, not assumed."""
@@ -251,8 +283,9 @@ class Ledger:
             [self.claim_id],
         )
 
-    def record_unclaimed(self, version: FileVersion, file_key: str, status: Status, failure: FailureClass | None,
-                         message: str) -> None:
+    def record_unclaimed(
+        self, version: FileVersion, file_key: str, status: Status, failure: FailureClass | None, message: str
+    ) -> None:
         """Write the ledger row of a file that no table takes (unlisted, unreadable name, gone before its look-up)."""
         turn = self._config.unlisted_turn
 
@@ -274,8 +307,21 @@ class Ledger:
                         "error_message, attempt_count, lambda_arn, file_id, pipeline, turn, bucket, object_key, etag, "
                         "recorded_status, alone_count, error_class) VALUES (CURRENT_TIMESTAMP, CURRENT_TIMESTAMP, "
                         "?, ?, ?, ?, 1, ?, ?, ?, ?, ?, ?, ?, ?, 0, ?)",
-                        [file_key, status, self._request_id, redact(message), self._function_arn, version.file_id,
-                         self._config.source.pipeline, turn, version.bucket, version.key, version.etag, status, failure],
+                        [
+                            file_key,
+                            status,
+                            self._request_id,
+                            redact(message),
+                            self._function_arn,
+                            version.file_id,
+                            self._config.source.pipeline,
+                            turn,
+                            version.bucket,
+                            version.key,
+                            version.etag,
+                            status,
+                            failure,
+                        ],
                     )
                 tx.commit()
 
@@ -283,7 +329,9 @@ class Ledger:
 
     def applied_under(self, load_id: str) -> set[str]:
         """The `applied_id`s that a load committed; empty where it did not. Asked after an unknown outcome."""
-        return {str(row[0]) for row in self._engine.query("SELECT applied_id FROM cdc_applied WHERE load_id = ?", [load_id])}
+        return {
+            str(row[0]) for row in self._engine.query("SELECT applied_id FROM cdc_applied WHERE load_id = ?", [load_id])
+        }
 
     def _update(self, sql: str, parameters: Sequence[object]) -> None:
         if self._deadline.remaining_seconds() <= 0:
@@ -317,8 +365,13 @@ def ledger_row(values: Sequence[object]) -> LedgerRow:
     """A row of a SELECT of ROW_COLUMNS."""
     file_id, status, recorded, claim_id, alone_count, error_class, error_message = values
     return LedgerRow(
-        str(file_id), str(status), str(recorded), None if claim_id is None else str(claim_id), int(str(alone_count)),
-        None if error_class is None else str(error_class), None if error_message is None else str(error_message),
+        str(file_id),
+        str(status),
+        str(recorded),
+        None if claim_id is None else str(claim_id),
+        int(str(alone_count)),
+        None if error_class is None else str(error_class),
+        None if error_message is None else str(error_message),
     )
 
 

@@ -118,7 +118,12 @@ class Worker:
         versions = self._versions(deliveries)
         candidates = []
         for version, announced in versions.items():
-            logger.info(STEP_CHECK, step=STEP_CHECK, file_key=files.file_key(self._config, version.key), etag=version.etag)
+            logger.info(
+                STEP_CHECK,
+                step=STEP_CHECK,
+                file_key=files.file_key(self._config, version.key),
+                etag=version.etag,
+            )
             file = self._identify(version)
             if file is not None:
                 candidates.append(Candidate(file, sum(d.origin is Origin.S3 for d in announced)))
@@ -211,7 +216,12 @@ class Worker:
             batch, counted = work.parts.pop()
             if self._deadline.remaining_seconds() < START_SECONDS:
                 for c in batch:
-                    self._end(c.file.version, Ending.WAITING, "too little was left of the invocation", FailureClass.TRANSIENT)
+                    self._end(
+                        c.file.version,
+                        Ending.WAITING,
+                        "too little was left of the invocation",
+                        FailureClass.TRANSIENT,
+                    )
                 continue
             try:
                 if len(batch) == 1 and not counted:
@@ -270,13 +280,13 @@ class Worker:
                 self._pause()
 
     def _pause(self) -> None:
-        seconds = random.uniform(0.05, 1.0)  # noqa: S311 - spreads workers, guards nothing
+        seconds = random.uniform(0.05, 1.0)
         if self._deadline.remaining_seconds() - seconds < START_SECONDS:
             raise TransientError("still failing when too little was left of the invocation")
         time.sleep(seconds)
 
     def _prepare(self, work: Work, batch: Sequence[Claimed]) -> list[Prepared]:
-        """Read the part's files; those that cannot be read fail here, alone. What is too much goes into another part."""
+        """Read the part's files; unreadable ones fail here, alone. What is too much goes into another part."""
         columns = {c.file.target: target_columns(self.engine, c.file.target) for c in batch[:1]}
         prepared: list[Prepared] = []
         size = full = 0
@@ -308,8 +318,16 @@ class Worker:
         staged: list[str] = []
         try:
             with self._staging(prepared, load_id, staged) as (staged_key, counts, copies):
-                part = Part(work.turn, first.table, work.generation, tuple(prepared),
-                            target_columns(self.engine, first.target), staged_key, counts, copies)
+                part = Part(
+                    work.turn,
+                    first.table,
+                    work.generation,
+                    tuple(prepared),
+                    target_columns(self.engine, first.target),
+                    staged_key,
+                    counts,
+                    copies,
+                )
                 self._applier.load(part, self._ledger.claim_id, load_id, release=not work.parts)
         except (TransientError, ConflictError) as error:
             if isinstance(error, (TurnLostError, AlreadyAppliedError)) or not self._ledger.applied_under(load_id):
@@ -344,8 +362,15 @@ class Worker:
     def _finish(self, prepared: Sequence[Prepared], counts: Mapping[str, Counts], load_id: str) -> None:
         for p in prepared:
             mine = counts.get(p.file.version.file_id, Counts(p.rows_read, p.rows_read, 0))
-            logger.info(STEP_COMPLETE, step=STEP_COMPLETE, file_key=p.file.file_key, load_id=load_id,
-                        rows_read=mine.rows_read, rows_upserted=mine.rows_upserted, rows_deleted=mine.rows_deleted)
+            logger.info(
+                STEP_COMPLETE,
+                step=STEP_COMPLETE,
+                file_key=p.file.file_key,
+                load_id=load_id,
+                rows_read=mine.rows_read,
+                rows_upserted=mine.rows_upserted,
+                rows_deleted=mine.rows_deleted,
+            )
             self._end(p.file.version, Ending.LOADED, counts=mine)
             for name in p.plan.ignored:
                 count("SchemaDrift")
@@ -359,7 +384,11 @@ class Worker:
             self._ledger.complete(load_id)
         except CdcError as error:
             count("LedgerUnavailable")
-            logger.warning("loaded, but the ledger could not be told; the sweep mends it", load_id=load_id, error=str(error))
+            logger.warning(
+                "loaded, but the ledger could not be told; the sweep mends it",
+                load_id=load_id,
+                error=str(error),
+            )
 
     def _fail(self, file: SourceFile, failure: CdcError) -> None:
         """Record how a file that was tried alone failed, and decide whether it is tried again."""
@@ -386,8 +415,14 @@ class Worker:
             logger.error("Error checking if file processed", file_key=key, error=str(error))
             self._end(version, Ending.WAITING, f"Error checking if file processed: {error}", error.failure_class)
 
-    def _end(self, version: FileVersion, ending: Ending, reason: str = "", failure: FailureClass | None = None,
-             counts: Counts | None = None) -> None:
+    def _end(
+        self,
+        version: FileVersion,
+        ending: Ending,
+        reason: str = "",
+        failure: FailureClass | None = None,
+        counts: Counts | None = None,
+    ) -> None:
         key = files.file_key(self._config, version.key)
         self._outcomes[version] = Outcome(ending, key, reason, failure, counts)
         if ending in (Ending.REJECTED, Ending.HELD):
@@ -454,9 +489,7 @@ def _batch(records: Sequence[Mapping[str, Any]], config: Config, context: Lambda
     return {"batchItemFailures": [{"itemIdentifier": message_id} for message_id in failed]}
 
 
-def _outcomes(
-    work: Worker, deliveries: Sequence[Delivery], config: Config
-) -> list[tuple[Outcome, list[Delivery]]]:
+def _outcomes(work: Worker, deliveries: Sequence[Delivery], config: Config) -> list[tuple[Outcome, list[Delivery]]]:
     """Run the worker, unless the schema is not one that this version can work with: then everything waits."""
     try:
         migrations.require(work.engine)
@@ -494,7 +527,9 @@ def _dispose(queues: Queues, outcome: Outcome, announced: Sequence[Delivery], no
         count("LongestWaitSeconds", oldest.age_seconds(now), MetricUnit.Seconds)
         queues.send_copy(oldest, outcome.reason)
     elif outcome.ending is Ending.REJECTED:
-        queues.send_dead_letter(bodies(announced), outcome.failure or FailureClass.PERMANENT, outcome.reason, outcome.file_key)
+        queues.send_dead_letter(
+            bodies(announced), outcome.failure or FailureClass.PERMANENT, outcome.reason, outcome.file_key
+        )
 
 
 def _by_hand(event: Mapping[str, Any], config: Config, context: LambdaContext) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from typing import Any
 
 import boto3
 
-from firebolt_cdc import adopt, migrations
+from firebolt_cdc import adopt
 from firebolt_cdc import config as configuration
 from firebolt_cdc.config import Config
 from firebolt_cdc.deadline import Deadline, LambdaContext
@@ -84,8 +84,10 @@ def seed(engine: Engine, config: Config, runner: Runner) -> list[str]:
         foreign = {turn: owners[turn] for turn in config.turns if owners.get(turn, pipeline) != pipeline}
         if foreign:
             turn, owner = next(iter(foreign.items()))
-            raise PermanentError(f"the target table {turn} belongs to the pipeline {owner}; two pipelines cannot fill "
-                                 f"one table: give it another target, or remove it from one of them")
+            raise PermanentError(
+                f"the target table {turn} belongs to the pipeline {owner}; two pipelines cannot fill "
+                f"one table: give it another target, or remove it from one of them"
+            )
         sources = {table.target: source for source, table in config.tables.items()}
         new = [turn for turn in config.turns if turn not in owners]
         if new:
@@ -94,8 +96,8 @@ def seed(engine: Engine, config: Config, runner: Runner) -> list[str]:
                 values += [turn, pipeline, sources.get(turn), config.turns[turn]]
             rows = ", ".join(["(?, ?, ?, NULL, NULL, 0, NULL, 1, CURRENT_TIMESTAMP, ?, CURRENT_TIMESTAMP)"] * len(new))
             tx.execute(
-                "INSERT INTO cdc_tables (turn, pipeline, source_table, holder, lease_until, version, load_id, generation, "
-                f"generation_started_at, order_format, updated_at) VALUES {rows}",
+                "INSERT INTO cdc_tables (turn, pipeline, source_table, holder, lease_until, version, load_id, "
+                f"generation, generation_started_at, order_format, updated_at) VALUES {rows}",
                 values,
             )
             tx.commit()

@@ -21,13 +21,22 @@ import sqlparse
 
 from firebolt_cdc.deadline import Deadline
 from firebolt_cdc.engine import Engine, Row, Transaction
-from firebolt_cdc.errors import CdcError, ConflictError, EngineRejectedError, LedgerUnavailableError, PermanentError
+from firebolt_cdc.errors import (
+    CdcError,
+    ConflictError,
+    EngineRejectedError,
+    LedgerUnavailableError,
+    PermanentError,
+)
 from firebolt_cdc.ledger import with_conflict_retries
 
 _NAME = re.compile(r"V(\d+)__([A-Za-z0-9_]+)\.sql$")
 _COMPATIBLE = re.compile(r"^--\s*compatible_from:\s*(\d+)\s*$", re.MULTILINE)
 _HERE = Path(__file__).resolve()
-DIRECTORY = next((p / "migrations" for p in _HERE.parents[1:3] if (p / "migrations").is_dir()), _HERE.parents[1] / "migrations")
+DIRECTORY = next(
+    (p / "migrations" for p in _HERE.parents[1:3] if (p / "migrations").is_dir()),
+    _HERE.parents[1] / "migrations",
+)
 """Beside the package in the Lambda's zip, beside `handler/` in the repository."""
 REQUIRED_VERSION = 5
 """The newest schema version whose tables this code uses."""
@@ -65,16 +74,19 @@ def bundled(directory: Path = DIRECTORY) -> list[Migration]:
         text = path.read_text(encoding="utf-8").replace("\r\n", "\n")
         match, compatible = _NAME.match(path.name), _COMPATIBLE.search(text)
         if match is None or compatible is None:
-            raise PermanentError(f"migration {path.name}: expected the name V<number>__<name>.sql and a line "
-                                 "`-- compatible_from: <number>`")
+            raise PermanentError(
+                f"migration {path.name}: expected the name V<number>__<name>.sql and a line "
+                "`-- compatible_from: <number>`"
+            )
         plain = sqlparse.format(text, strip_comments=True)
         statements = tuple(s.strip().rstrip(";") for s in sqlparse.split(plain) if s.strip(" \n;"))
         checksum = hashlib.sha256(text.encode()).hexdigest()
         found.append(Migration(int(match[1]), match[2], checksum, int(compatible[1]), statements))
     found.sort(key=lambda migration: migration.version)
     if [migration.version for migration in found] != list(range(1, len(found) + 1)):
-        raise PermanentError(f"migrations in {directory.name}/: numbers are {[m.version for m in found]}, expected "
-                             "1, 2, 3 … each once")
+        raise PermanentError(
+            f"migrations in {directory.name}/: numbers are {[m.version for m in found]}, expected 1, 2, 3 … each once"
+        )
     return found
 
 
@@ -90,18 +102,26 @@ def pending(files: Sequence[Migration], applied: Sequence[Applied]) -> list[Migr
     for line in applied:
         file = by_version.get(line.version)
         if file is None and line.version <= newest_file:
-            raise PermanentError(f"migration V{line.version:03}__{line.name} is applied but its file is missing; restore it")
+            raise PermanentError(
+                f"migration V{line.version:03}__{line.name} is applied but its file is missing; restore it"
+            )
         if file is None and line.compatible_from > newest_file:
-            raise PermanentError(f"the schema is at version {line.version} and needs code that knows at least version "
-                                 f"{line.compatible_from}; this code knows {newest_file}: deploy a newer version")
+            raise PermanentError(
+                f"the schema is at version {line.version} and needs code that knows at least version "
+                f"{line.compatible_from}; this code knows {newest_file}: deploy a newer version"
+            )
         if file is not None and file.checksum != line.checksum:
-            raise PermanentError(f"migration V{line.version:03}__{line.name} was changed after it had been applied; "
-                                 "restore the file and put the change into a new one")
+            raise PermanentError(
+                f"migration V{line.version:03}__{line.name} was changed after it had been applied; "
+                "restore the file and put the change into a new one"
+            )
     done = {line.version for line in applied}
     rest = [migration for migration in files if migration.version not in done]
     if rest and done and rest[0].version < max(done):
-        raise PermanentError(f"migration V{rest[0].version:03}__{rest[0].name} came after version {max(done)} had been "
-                             "applied; give it the next free number")
+        raise PermanentError(
+            f"migration V{rest[0].version:03}__{rest[0].name} came after version {max(done)} had been "
+            "applied; give it the next free number"
+        )
     return rest
 
 
@@ -119,11 +139,15 @@ def require(engine: Engine) -> None:
         raise LedgerUnavailableError(f"the ledger's schema could not be read: {error}") from error
     version, compatible_from = (int(value or 0) for value in rows[0])
     if version < REQUIRED_VERSION:
-        raise LedgerUnavailableError(f"the ledger's schema is at version {version}, this code needs {REQUIRED_VERSION}: "
-                                     "run the migrate function (terraform apply, or `firebolt-cdc migrate`)")
+        raise LedgerUnavailableError(
+            f"the ledger's schema is at version {version}, this code needs {REQUIRED_VERSION}: "
+            "run the migrate function (terraform apply, or `firebolt-cdc migrate`)"
+        )
     if compatible_from > REQUIRED_VERSION:
-        raise LedgerUnavailableError(f"the ledger's schema needs code that knows version {compatible_from}, this code "
-                                     f"knows {REQUIRED_VERSION}: deploy a newer version")
+        raise LedgerUnavailableError(
+            f"the ledger's schema needs code that knows version {compatible_from}, this code "
+            f"knows {REQUIRED_VERSION}: deploy a newer version"
+        )
     _checked.append(version)
 
 
@@ -166,9 +190,11 @@ class Runner:
         try:
             with self._engine.transaction() as tx:
                 tx.begin("SELECT 1")
-                tx.execute("CREATE TABLE cdc_schema_migrations (version INT NOT NULL, name TEXT NOT NULL, "
-                           "checksum TEXT NOT NULL, compatible_from INT NOT NULL, run_id TEXT NOT NULL, "
-                           "applied_at TIMESTAMPTZ NOT NULL) PRIMARY INDEX version")
+                tx.execute(
+                    "CREATE TABLE cdc_schema_migrations (version INT NOT NULL, name TEXT NOT NULL, "
+                    "checksum TEXT NOT NULL, compatible_from INT NOT NULL, run_id TEXT NOT NULL, "
+                    "applied_at TIMESTAMPTZ NOT NULL) PRIMARY INDEX version"
+                )
                 tx.execute("CREATE TABLE cdc_migration_lock (version BIGINT NOT NULL, run_id TEXT NOT NULL)")
                 tx.execute("INSERT INTO cdc_migration_lock (version, run_id) VALUES (0, ?)", [self._run_id])
                 tx.commit()
@@ -189,7 +215,13 @@ class Runner:
             tx.execute(
                 "INSERT INTO cdc_schema_migrations (version, name, checksum, compatible_from, run_id, applied_at) "
                 "VALUES (?, ?, ?, ?, ?, CURRENT_TIMESTAMP)",
-                [migration.version, migration.name, migration.checksum, migration.compatible_from, self._run_id],
+                [
+                    migration.version,
+                    migration.name,
+                    migration.checksum,
+                    migration.compatible_from,
+                    self._run_id,
+                ],
             )
             tx.commit()
             return migration

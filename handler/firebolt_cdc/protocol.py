@@ -62,7 +62,10 @@ class LedgerRow:
     @property
     def final(self) -> bool:
         """Whether code gave up on the file and nobody has asked for another try."""
-        return self.status == Status.FAILED and self.error_class in (FailureClass.PERMANENT, FailureClass.GONE)
+        return self.status == Status.FAILED and self.error_class in (
+            FailureClass.PERMANENT,
+            FailureClass.GONE,
+        )
 
     @property
     def held(self) -> bool:
@@ -118,11 +121,16 @@ def decide_claim(
     if turn is None:
         return Decision(Verdict.WAIT, "the table has no row in cdc_tables: run the migrate function (terraform apply)")
     if turn.pipeline != pipeline:
-        return Decision(Verdict.REJECT, f"the target belongs to the pipeline {turn.pipeline}; "
-                                        "two pipelines cannot fill one table")
+        return Decision(
+            Verdict.REJECT,
+            f"the target belongs to the pipeline {turn.pipeline}; two pipelines cannot fill one table",
+        )
     if turn.order_format != order_format:
-        return Decision(Verdict.HOLD, f"the table's rows are ordered by {turn.order_format!r}, the configuration says "
-                                      f"{order_format!r}: reload the table or restore the setting")
+        return Decision(
+            Verdict.HOLD,
+            f"the table's rows are ordered by {turn.order_format!r}, the configuration says "
+            f"{order_format!r}: reload the table or restore the setting",
+        )
     fresh = row is not None and row.typed and row.status == Status.PENDING
     if row is not None and not fresh:
         if row.held:
@@ -130,7 +138,9 @@ def decide_claim(
         if row.final:
             return Decision(Verdict.REJECT, row.error_message or "failed for good")
         if row.alone_count >= max_attempts:
-            return Decision(Verdict.REJECT, f"tried {row.alone_count} times alone; last: {row.error_message or 'no word'}")
+            return Decision(
+                Verdict.REJECT, f"tried {row.alone_count} times alone; last: {row.error_message or 'no word'}"
+            )
     if turn.holder is not None and turn.live:
         return Decision(Verdict.WAIT, f"the table {turn.name} is being loaded by another worker")
     suspect = row is not None and not fresh and row.claim_id is not None

@@ -1,4 +1,4 @@
-"""Sending: delayed copies of messages that must wait, announcements of the sweep, and dead letters with their reason."""
+"""Sending: delayed copies of messages that must wait, the sweep's announcements, dead letters with their reason."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import random
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 from itertools import islice
-from itertools import batched
 from typing import Any
 
 from firebolt_cdc import events
@@ -23,7 +22,7 @@ LONGEST_DELAY_SECONDS = 120
 def delay_seconds(waits: int) -> int:
     """How long the copy of a message that has waited `waits` times is delayed; drawn at random, so that they spread."""
     bound = min(LONGEST_DELAY_SECONDS, FIRST_DELAY_SECONDS * 2 ** min(waits, 10))
-    return random.randint(min(2, bound), bound)  # noqa: S311 - spreads copies, guards nothing
+    return random.randint(min(2, bound), bound)
 
 
 class Queues:
@@ -79,7 +78,7 @@ class Queues:
             try:
                 answer = self._sqs.send_message_batch(QueueUrl=self._queue.url, Entries=entries)
             except AWS_ERRORS as error:
-                raise aws_error(error, f"sending to {self._queue.url}") from error  # type: ignore[arg-type]
+                raise aws_error(error, f"sending to {self._queue.url}") from error
             if answer.get("Failed"):
                 raise TransientError(f"sending to {self._queue.url}: {answer['Failed'][0].get('Message', 'refused')}")
             sent += len(chunk)
@@ -87,12 +86,15 @@ class Queues:
 
     def depth(self) -> int:
         """About how many messages the queue holds, waiting, delayed or in flight."""
-        names = ["ApproximateNumberOfMessages", "ApproximateNumberOfMessagesDelayed",
-                 "ApproximateNumberOfMessagesNotVisible"]
+        names = [
+            "ApproximateNumberOfMessages",
+            "ApproximateNumberOfMessagesDelayed",
+            "ApproximateNumberOfMessagesNotVisible",
+        ]
         try:
             answer = self._sqs.get_queue_attributes(QueueUrl=self._queue.url, AttributeNames=names)
         except AWS_ERRORS as error:
-            raise aws_error(error, f"asking {self._queue.url} for its depth") from error  # type: ignore[arg-type]
+            raise aws_error(error, f"asking {self._queue.url} for its depth") from error
         return sum(int(value) for value in answer["Attributes"].values())
 
     def _send(self, url: str, body: str, attributes: dict[str, str], delay: int = 0) -> None:
@@ -101,7 +103,7 @@ class Queues:
                 QueueUrl=url, MessageBody=body, DelaySeconds=delay, MessageAttributes=_attributes(attributes)
             )
         except AWS_ERRORS as error:
-            raise aws_error(error, f"sending to {url}") from error  # type: ignore[arg-type]
+            raise aws_error(error, f"sending to {url}") from error
 
 
 def _attributes(values: dict[str, str]) -> dict[str, dict[str, str]]:

@@ -25,6 +25,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -171,12 +172,16 @@ def plan_columns(
                 ignored.append(field.name)
                 continue
             if type_ is None:
-                raise PermanentError(f"{file}: the column {field.name!r} has the type {field.type}, which Firebolt "
-                                     "cannot hold; leave it out in the DMS task, or set schema_drift = \"ignore\"")
+                raise PermanentError(
+                    f"{file}: the column {field.name!r} has the type {field.type}, which Firebolt "
+                    'cannot hold; leave it out in the DMS task, or set schema_drift = "ignore"'
+                )
             known = Column(field.name, type_)
             if target and policy is Drift.FAIL:
-                raise PermanentError(f"{file}: the target has no column {field.name!r} and schema_drift is fail; run: "
-                                     f'ALTER TABLE … ADD COLUMN "{field.name}" {type_}')
+                raise PermanentError(
+                    f"{file}: the target has no column {field.name!r} and schema_drift is fail; run: "
+                    f'ALTER TABLE … ADD COLUMN "{field.name}" {type_}'
+                )
             added.append(known)
         if any(other.name == known.name for other in mapped.values()):
             raise PermanentError(f"{file}: two columns of the file mean the target's {known.name!r}")
@@ -192,15 +197,20 @@ def cast(file: str, name: str, values: pa.ChunkedArray, column: Column) -> pa.Ch
     """
     wanted = arrow_type(column.type)
     if wanted is None:
-        raise PermanentError(f"{file}: the target's column {column.name!r} has the type {column.type}, which files "
-                             "cannot be loaded into")
+        raise PermanentError(
+            f"{file}: the target's column {column.name!r} has the type {column.type}, which files cannot be loaded into"
+        )
     if pa.types.is_dictionary(values.type):
         values = values.cast(values.type.value_type)
     if values.type == wanted:
         return values
-    problem = f"{file}: the column {name!r} of type {values.type} does not fit the target's {column.name!r} {column.type}"
+    problem = (
+        f"{file}: the column {name!r} of type {values.type} does not fit the target's {column.name!r} {column.type}"
+    )
     if not _compatible(values.type, wanted):
-        raise PermanentError(f"{problem}: change the target's type (a new column or table) and run `firebolt-cdc retry`")
+        raise PermanentError(
+            f"{problem}: change the target's type (a new column or table) and run `firebolt-cdc retry`"
+        )
     try:
         if pa.types.is_string(wanted) and pa.types.is_time(values.type):
             values = values.cast(pa.time64("us"))
@@ -214,23 +224,23 @@ def cast(file: str, name: str, values: pa.ChunkedArray, column: Column) -> pa.Ch
     return result
 
 
-def _compatible(have: pa.DataType, want: pa.DataType) -> bool:
+def _compatible(have: Any, want: Any) -> bool:
     """Whether every value that fits keeps its meaning; text is never read as a number or a date."""
-    is_ = pa.types
+    is_: Any = pa.types
     if is_.is_null(have):
         return True
     if is_.is_string(want):
-        return not (is_.is_binary(have) or is_.is_large_binary(have) or is_.is_nested(have))
+        return bool(not (is_.is_binary(have) or is_.is_large_binary(have) or is_.is_nested(have)))
     if is_.is_integer(want) or is_.is_decimal(want):
-        return is_.is_integer(have) or is_.is_decimal(have)
+        return bool(is_.is_integer(have) or is_.is_decimal(have))
     if is_.is_floating(want):
-        return is_.is_floating(have) or is_.is_integer(have)
+        return bool(is_.is_floating(have) or is_.is_integer(have))
     if is_.is_timestamp(want):
-        return is_.is_timestamp(have) or is_.is_date(have)
+        return bool(is_.is_timestamp(have) or is_.is_date(have))
     if is_.is_date(want):
-        return is_.is_date(have)
+        return bool(is_.is_date(have))
     if is_.is_binary(want):
-        return is_.is_large_binary(have) or is_.is_fixed_size_binary(have)
+        return bool(is_.is_large_binary(have) or is_.is_fixed_size_binary(have))
     if is_.is_list(want):
-        return (is_.is_list(have) or is_.is_large_list(have)) and _compatible(have.value_type, want.value_type)
+        return bool((is_.is_list(have) or is_.is_large_list(have)) and _compatible(have.value_type, want.value_type))
     return bool(have == want)

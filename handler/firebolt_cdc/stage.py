@@ -73,8 +73,10 @@ def prepare(reader: ObjectReader, file: SourceFile, info: ObjectInfo, target: Se
     keys = {column: source for source, column in ((s, c.name) for s, c in plan.mapped.items())}
     missing = [key for key in table.primary_key if key not in keys]
     if missing:
-        raise PermanentError(f"{name}: the primary key column(s) {missing} are not in the file, which has "
-                             f"{[field.name for field in found]}; correct primary_key (names as in the target)")
+        raise PermanentError(
+            f"{name}: the primary key column(s) {missing} are not in the file, which has "
+            f"{[field.name for field in found]}; correct primary_key (names as in the target)"
+        )
     if not plan.mapped:
         raise PermanentError(f"{name}: the file has no data columns")
     try:
@@ -109,7 +111,11 @@ def stage(files: Sequence[Prepared], table: Table) -> tuple[bytes, dict[str, Cou
         rows = rows.drop_columns([FILE])
     else:
         names = {f.file.version.file_id: f.file.file_key for f in files}
-        rows = rows.set_column(rows.schema.get_field_index(FILE), FILE, pa.array([names[i] for i in rows[FILE].to_pylist()], pa.string()))
+        rows = rows.set_column(
+            rows.schema.get_field_index(FILE),
+            FILE,
+            pa.array([names[i] for i in rows[FILE].to_pylist()], pa.string()),
+        )
     buffer = io.BytesIO()
     pq.write_table(rows, buffer, compression="zstd", store_schema=False)
     return buffer.getvalue(), counts
@@ -170,8 +176,10 @@ def _sequence(name: str, rows: pa.Table, file: SourceFile, info: ObjectInfo) -> 
         return pa.chunked_array([pc.binary_join_element_wise(rank, position, "|")])
     column = _find(rows.schema, order.column)
     if column is None:
-        raise PermanentError(f"{name}: the order column {order.column!r} is not in the file; add it to the DMS task, or "
-                             "set order.by = \"file\" (which begins a new generation)")
+        raise PermanentError(
+            f"{name}: the order column {order.column!r} is not in the file; add it to the DMS task, or "
+            'set order.by = "file" (which begins a new generation)'
+        )
     values = rows[column].combine_chunks()
     if values.null_count:
         row = pc.index(pc.is_null(values), True).as_py()
@@ -183,16 +191,23 @@ def _sequence(name: str, rows: pa.Table, file: SourceFile, info: ObjectInfo) -> 
 
 def _digits(name: str, column: str, values: pa.Array) -> pa.Array:
     is_ = pa.types
-    if not (is_.is_string(values.type) or is_.is_large_string(values.type) or is_.is_integer(values.type)
-            or (is_.is_decimal(values.type) and values.type.scale == 0)):
-        raise PermanentError(f"{name}: the order column {column!r} has the type {values.type}, expected text of digits "
-                             "or a whole number")
+    if not (
+        is_.is_string(values.type)
+        or is_.is_large_string(values.type)
+        or is_.is_integer(values.type)
+        or (is_.is_decimal(values.type) and values.type.scale == 0)
+    ):
+        raise PermanentError(
+            f"{name}: the order column {column!r} has the type {values.type}, expected text of digits or a whole number"
+        )
     text = pc.utf8_trim_whitespace(values.cast(pa.string()))
     good = pc.and_(pc.match_substring_regex(text, r"^[0-9]+$"), pc.less_equal(pc.utf8_length(text), CHANGE_SEQ_DIGITS))
     if not pc.all(good).as_py() and len(text):
         row = pc.index(good, False).as_py()
-        raise PermanentError(f"{name}: row {row + 1} has {text[row].as_py()!r} in the order column {column!r}, expected "
-                             f"up to {CHANGE_SEQ_DIGITS} digits")
+        raise PermanentError(
+            f"{name}: row {row + 1} has {text[row].as_py()!r} in the order column {column!r}, expected "
+            f"up to {CHANGE_SEQ_DIGITS} digits"
+        )
     return pc.utf8_lpad(text, CHANGE_SEQ_DIGITS, "0")
 
 
@@ -200,7 +215,9 @@ def _timestamps(name: str, column: str, values: pa.Array) -> pa.Array:
     try:
         moments = values.cast(pa.timestamp("us", tz="UTC") if getattr(values.type, "tz", None) else pa.timestamp("us"))
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-        raise PermanentError(f"{name}: the order column {column!r} of type {values.type} holds no timestamps: {error}") from error
+        raise PermanentError(
+            f"{name}: the order column {column!r} of type {values.type} holds no timestamps: {error}"
+        ) from error
     micros = moments.cast(pa.int64())
     if len(micros) and pc.min(micros).as_py() < 0:
         raise PermanentError(f"{name}: the order column {column!r} holds a time before 1970")
@@ -215,9 +232,7 @@ def _last_per_key(rows: pa.Table, key: Sequence[str]) -> pa.Table:
     return rows.take(last["#_last"].combine_chunks().sort())
 
 
-def _check_full_load(
-    name: str, parquet: pq.ParquetFile, plan: ColumnPlan, table: Table, keys: dict[str, str]
-) -> None:
+def _check_full_load(name: str, parquet: pq.ParquetFile, plan: ColumnPlan, table: Table, keys: dict[str, str]) -> None:
     """Check keys, and the values of columns whose type differs from the target's, one column set at a time."""
     found = parquet.schema_arrow
     for source, column in plan.mapped.items():
@@ -234,5 +249,7 @@ def _check_full_load(
             raise PermanentError(f"{name}: row {row + 1} has no value in the primary key column {key!r}")
     distinct = rows.group_by(key_columns).aggregate([]).num_rows
     if distinct != rows.num_rows:
-        raise PermanentError(f"{name}: {rows.num_rows - distinct} rows repeat a primary key {list(table.primary_key)}; "
-                             "correct primary_key, or use mode append")
+        raise PermanentError(
+            f"{name}: {rows.num_rows - distinct} rows repeat a primary key {list(table.primary_key)}; "
+            "correct primary_key, or use mode append"
+        )

@@ -69,7 +69,7 @@ class ObjectReader(io.RawIOBase):
             )
             return bytes(answer["Body"].read())
         except AWS_ERRORS as error:
-            raise aws_error(error, f"reading {version}") from error  # type: ignore[arg-type]
+            raise aws_error(error, f"reading {version}") from error
 
 
 class Storage:
@@ -89,11 +89,13 @@ class Storage:
         try:
             answer = self._s3.head_object(Bucket=bucket, Key=key)
         except AWS_ERRORS as error:
-            raise aws_error(error, f"looking up s3://{bucket}/{key}") from error  # type: ignore[arg-type]
+            raise aws_error(error, f"looking up s3://{bucket}/{key}") from error
         found = plain_etag(answer["ETag"])
         if etag is not None and found != etag:
-            raise GoneError(f"s3://{bucket}/{key}: overwritten since it was announced (etag {etag}, now {found}); the "
-                            "newer version has an event of its own")
+            raise GoneError(
+                f"s3://{bucket}/{key}: overwritten since it was announced (etag {etag}, now {found}); the "
+                "newer version has an event of its own"
+            )
         return ObjectInfo(FileVersion(bucket, key, found), int(answer["ContentLength"]), answer["LastModified"])
 
     def open(self, info: ObjectInfo) -> ObjectReader:
@@ -111,7 +113,7 @@ class Storage:
                         version = FileVersion(source.bucket, thing["Key"], plain_etag(thing["ETag"]))
                         yield ObjectInfo(version, int(thing["Size"]), thing["LastModified"])
         except AWS_ERRORS as error:
-            raise aws_error(error, f"listing s3://{source.bucket}/{source.prefix}") from error  # type: ignore[arg-type]
+            raise aws_error(error, f"listing s3://{source.bucket}/{source.prefix}") from error
 
     def stage(self, name: str, body: bytes) -> str:
         """Put a file for the engine to read; returns its key."""
@@ -120,7 +122,7 @@ class Storage:
         try:
             self._s3.put_object(Bucket=staging.bucket, Key=key, Body=body)
         except AWS_ERRORS as error:
-            raise aws_error(error, f"writing s3://{staging.bucket}/{key}") from error  # type: ignore[arg-type]
+            raise aws_error(error, f"writing s3://{staging.bucket}/{key}") from error
         return key
 
     def stage_copy(self, version: FileVersion, name: str) -> str:
@@ -129,11 +131,13 @@ class Storage:
         key = f"{staging.prefix}{name}"
         try:
             self._s3.copy_object(
-                Bucket=staging.bucket, Key=key, CopySource={"Bucket": version.bucket, "Key": version.key},
+                Bucket=staging.bucket,
+                Key=key,
+                CopySource={"Bucket": version.bucket, "Key": version.key},
                 CopySourceIfMatch=version.etag,
             )
         except AWS_ERRORS as error:
-            raise aws_error(error, f"copying {version} to s3://{staging.bucket}/{key}") from error  # type: ignore[arg-type]
+            raise aws_error(error, f"copying {version} to s3://{staging.bucket}/{key}") from error
         return key
 
     def unstage(self, key: str) -> None:
@@ -145,4 +149,4 @@ class Storage:
         try:
             self._s3.delete_object(Bucket=self._config.staging.bucket, Key=key)
         except AWS_ERRORS as error:
-            raise aws_error(error, f"deleting the staged file {key}") from error  # type: ignore[arg-type]
+            raise aws_error(error, f"deleting the staged file {key}") from error

@@ -1,9 +1,11 @@
-"""Logs and metrics: structured lines that a person can read, and EMF metrics with the pipeline as their dimension."""
+"""Logs and metrics: structured lines that a person can read, and EMF metrics with the pipeline as dimension."""
 
 from __future__ import annotations
 
 from aws_lambda_powertools import Logger, Metrics
 from aws_lambda_powertools.metrics import MetricUnit
+
+__all__ = ["MetricUnit", "count", "logger", "metrics"]
 
 logger = Logger()
 """Service name and level come from POWERTOOLS_SERVICE_NAME and POWERTOOLS_LOG_LEVEL."""

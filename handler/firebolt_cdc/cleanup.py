@@ -1,0 +1,382 @@
+"""The cleanup Lambda: finishes what crashed workers left, finds what no event announced, counts duplicates, purges.
+
+| task        | what it does                                                                                        |
+| ----------- | --------------------------------------------------------------------------------------------------- |
+| `sweep`     | frees expired turns; mends, resets and sends again the ledger's unfinished rows                     |
+| `reconcile` | lists the source, compares with `cdc_applied`, announces what nobody announced                      |
+| `audit`     | counts doubled primary keys in the merge targets                                                    |
+| `purge`     | deletes old `completed` ledger rows and duplicate lines, and tombstones that nothing can need again |
+
+All but `reconcile` leave an engine that has stopped itself asleep: without loads there is nothing new for them.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import boto3
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from firebolt_cdc import config as configuration
+from firebolt_cdc import ledger, migrations, protocol
+from firebolt_cdc.apply import instant, parquet
+from firebolt_cdc.config import Config, Mode
+from firebolt_cdc.deadline import Deadline, LambdaContext
+from firebolt_cdc.engine import Engine
+from firebolt_cdc.errors import PermanentError
+from firebolt_cdc.events import Origin
+from firebolt_cdc.files import SkippedError, identify
+from firebolt_cdc.ledger import with_conflict_retries
+from firebolt_cdc.protocol import SweepAction
+from firebolt_cdc.queues import Queues
+from firebolt_cdc.sql import ident, idents, marks
+from firebolt_cdc.storage import Storage
+from firebolt_cdc.telemetry import count, logger, metrics
+
+TASKS = ("sweep", "reconcile", "audit", "purge")
+CHUNK = 200
+"""Ledger rows that one statement of the sweep names."""
+
+
+@logger.inject_lambda_context
+@metrics.log_metrics
+def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
+    """Lambda entry point: `{"task": "sweep"}`; without a task all four, in order.
+
+    Raises:
+        CdcError: a task failed. Each can be run again at any time.
+    """
+    task = event.get("task")
+    if task is not None and task not in TASKS:
+        raise PermanentError(f"unknown task {task!r}: expected one of {', '.join(TASKS)}")
+    config = configuration.load()
+    deadline = Deadline.of(context)
+    engine = Engine(config.firebolt, deadline)
+    cleanup = Cleanup(
+        config,
+        engine,
+        Storage(boto3.client("s3"), config),
+        Queues(boto3.client("sqs"), config.queue),
+        deadline,
+    )
+    try:
+        return {name: cleanup.run(name) for name in ([str(task)] if task else TASKS)}
+    finally:
+        engine.close()
+
+
+@dataclass(frozen=True)
+class Unfinished:
+    """A ledger row that is not completed, as the sweep sees it."""
+
+    row: protocol.LedgerRow
+    bucket: str
+    object_key: str
+    etag: str
+    turn: str
+    target: str
+    enqueued_lately: bool
+
+
+class Cleanup:
+    """The four tasks, on one engine."""
+
+    def __init__(self, config: Config, engine: Engine, storage: Storage, queues: Queues, deadline: Deadline) -> None:
+        self._config = config
+        self._engine = engine
+        self._storage = storage
+        self._queues = queues
+        self._deadline = deadline
+
+    def run(self, task: str) -> dict[str, int | str]:
+        """Run one task and return its counts."""
+        tasks: dict[str, Callable[[], dict[str, int]]] = {
+            "sweep": self.sweep,
+            "reconcile": self.reconcile,
+            "audit": self.audit,
+            "purge": self.purge,
+        }
+        if task != "reconcile" and not self._engine.is_running():
+            logger.info("the engine has stopped itself and is left asleep", task=task)
+            return {"skipped": "the engine is stopped"}
+        migrations.require(self._engine)
+        result = tasks[task]()
+        logger.info("task done", extra={"task": task, **result})
+        return dict(result)
+
+    def sweep(self) -> dict[str, int]:
+        """Free expired turns, then decide about each unfinished row (`protocol.decide_sweep`)."""
+        freed = self._free_expired()
+        room = max(0, self._config.cleanup.queue_limit - self._queues.depth())
+        counts = {"turns_freed": freed, "mended": 0, "reset": 0, "requeued": 0, "left": 0}
+        turns = self._turns()
+        for unfinished in self._unfinished():
+            applied = self._applied([(u, turns) for u in unfinished])
+            groups: dict[SweepAction, list[Unfinished]] = {action: [] for action in SweepAction}
+            for u in unfinished:
+                action = protocol.decide_sweep(
+                    applied=u.row.file_id in applied,
+                    turn=turns.get(u.turn),
+                    row=u.row,
+                    max_attempts=self._config.loader.max_attempts,
+                    enqueued_lately=u.enqueued_lately,
+                )
+                if action in (SweepAction.REQUEUE, SweepAction.RESET) and not u.row.typed:
+                    if room <= 0 and action is SweepAction.REQUEUE:
+                        action = SweepAction.LEAVE
+                    room -= 1
+                groups[action].append(u)
+            counts["mended"] += self._mend(groups[SweepAction.MEND])
+            counts["reset"] += self._reset(groups[SweepAction.RESET])
+            counts["requeued"] += self._requeue(groups[SweepAction.RESET] + groups[SweepAction.REQUEUE])
+            counts["left"] += len(groups[SweepAction.LEAVE])
+        count("TurnsFreed", counts["turns_freed"])
+        count("FilesRequeued", counts["requeued"])
+        return counts
+
+    def _free_expired(self) -> int:
+        pipeline = self._config.source.pipeline
+
+        def free() -> int:
+            expired = "pipeline = ? AND holder IS NOT NULL AND lease_until <= CURRENT_TIMESTAMP"
+            with self._engine.transaction() as tx:
+                found = tx.begin(f"SELECT turn FROM cdc_tables WHERE {expired}", [pipeline])
+                if found:
+                    tx.execute(
+                        "UPDATE cdc_tables SET holder = NULL, lease_until = NULL, version = version + 1, "
+                        f"updated_at = CURRENT_TIMESTAMP WHERE {expired}",
+                        [pipeline],
+                    )
+                    tx.commit()
+            return len(found)
+
+        return with_conflict_retries(self._deadline, free)
+
+    def _turns(self) -> dict[str, protocol.Turn]:
+        with self._engine.transaction() as tx:
+            names = {
+                str(r[0])
+                for r in tx.begin("SELECT turn FROM cdc_tables WHERE pipeline = ?", [self._config.source.pipeline])
+            }
+            return ledger.read_turns(tx, names) if names else {}
+
+    def _unfinished(self) -> list[list[Unfinished]]:
+        """The pipeline's unfinished rows in chunks, those that a person typed first."""
+        rows = self._engine.query(
+            f"SELECT {ledger.ROW_COLUMNS}, bucket, object_key, etag, turn, COALESCE(target_table, turn), "
+            "CASE WHEN enqueued_at > DATE_ADD('second', ?, CURRENT_TIMESTAMP) THEN 1 ELSE 0 END "
+            "FROM cdc_processed_files WHERE pipeline = ? AND status IN ('pending', 'processing', 'failed') "
+            "ORDER BY CASE WHEN status <> recorded_status THEN 0 ELSE 1 END, processed_at",
+            [-self._config.cleanup.sweep_interval_seconds, self._config.source.pipeline],
+        )
+        found = [
+            Unfinished(
+                ledger.ledger_row(r[:7]),
+                str(r[7]),
+                str(r[8]),
+                str(r[9]),
+                str(r[10]),
+                str(r[11]),
+                bool(int(r[12])),
+            )
+            for r in rows
+        ]
+        return [found[i : i + CHUNK] for i in range(0, len(found), CHUNK)]
+
+    def _applied(self, rows: Sequence[tuple[Unfinished, dict[str, protocol.Turn]]]) -> set[str]:
+        """The file ids among these that stand in `cdc_applied` for their target's generation."""
+        if not rows:
+            return set()
+        ids = [u.row.file_id for u, _ in rows]
+        found = self._engine.query(
+            f"SELECT a.file_id, a.target_table, a.generation FROM cdc_applied a WHERE a.file_id IN ({marks(ids)})",
+            ids,
+        )
+        lines = {(str(r[0]), str(r[1]), int(r[2])) for r in found}
+        return {
+            u.row.file_id
+            for u, turns in rows
+            if u.turn in turns and (u.row.file_id, u.target, turns[u.turn].generation) in lines
+        }
+
+    def _mend(self, rows: Sequence[Unfinished]) -> int:
+        return self._mark(
+            rows,
+            "status = 'completed', recorded_status = 'completed', error_message = NULL, "
+            "error_class = NULL, claim_id = NULL",
+        )
+
+    def _reset(self, rows: Sequence[Unfinished]) -> int:
+        """Back to `pending`; the claim id stays, so that the next claim tries the file alone."""
+        return self._mark(
+            rows,
+            "status = 'pending', recorded_status = 'pending', error_class = 'transient', "
+            "error_message = 'its last worker died without a word'",
+            "AND status = 'processing'",
+        )
+
+    def _mark(self, rows: Sequence[Unfinished], what: str, condition: str = "") -> int:
+        ids = [u.row.file_id for u in rows]
+        if ids:
+            with_conflict_retries(
+                self._deadline,
+                lambda: self._engine.query(
+                    f"UPDATE cdc_processed_files SET {what}, processed_at = CURRENT_TIMESTAMP "
+                    f"WHERE file_id IN ({marks(ids)}) {condition}",
+                    ids,
+                ),
+            )
+        return len(ids)
+
+    def _requeue(self, rows: Sequence[Unfinished]) -> int:
+        """Send, and only then note that it was sent: a sweep that dies in between sends twice, which is harmless."""
+        if not rows:
+            return 0
+        sent = self._queues.announce([(u.bucket, u.object_key, u.etag) for u in rows], Origin.SWEEP, datetime.now(UTC))
+        ids = [u.row.file_id for u in rows]
+        with_conflict_retries(
+            self._deadline,
+            lambda: self._engine.query(
+                f"UPDATE cdc_processed_files SET enqueued_at = CURRENT_TIMESTAMP WHERE file_id IN ({marks(ids)})",
+                ids,
+            ),
+        )
+        return sent
+
+    def reconcile(self) -> dict[str, int]:
+        """Announce the objects that stand neither in `cdc_applied` nor, unfinished, in the ledger."""
+        source, grace = self._config.source, self._config.cleanup.reconcile_grace_seconds
+        until = datetime.now(UTC) - timedelta(seconds=grace)
+        listed = [
+            info
+            for info in self._storage.listing()
+            if info.last_modified <= until and (source.start_after is None or info.last_modified > source.start_after)
+        ]
+        turns = self._turns()
+        rows = []
+        for info in listed:
+            try:
+                file = identify(self._config, info.version)
+            except SkippedError:
+                continue  # the configuration leaves it out; its event wrote the `skipped` line
+            except PermanentError:
+                rows.append(("", info.version))  # announced, so that the loader writes its `failed` line
+                continue
+            rows.append((file.applied_id(turns[file.turn].generation if file.turn in turns else 1), info.version))
+        missing = self._missing(rows) if rows else []
+        self._queues.announce([(v[0], v[1], v[2]) for v in missing], Origin.SWEEP, datetime.now(UTC))
+        count("MissingFiles", len(missing))
+        for _, key, _ in missing[:20]:
+            logger.warning("a file that no event had announced", object_key=key)
+        return {"listed": len(listed), "missing": len(missing)}
+
+    def _missing(self, rows: Sequence[tuple[str, Any]]) -> list[tuple[str, str, str]]:
+        """Join the listing with the ledger in the engine, through a staged Parquet file."""
+        buffer = io.BytesIO()
+        pq.write_table(
+            pa.table(
+                {
+                    "applied_id": [r[0] for r in rows],
+                    "file_id": [r[1].file_id for r in rows],
+                    "bucket": [r[1].bucket for r in rows],
+                    "object_key": [r[1].key for r in rows],
+                    "etag": [r[1].etag for r in rows],
+                }
+            ),
+            buffer,
+        )
+        staged = self._storage.stage(f"reconcile-{self._config.name}.parquet", buffer.getvalue())
+        reading, where = parquet(self._config, staged=staged)
+        try:
+            found = self._engine.query(
+                f"SELECT l.bucket, l.object_key, l.etag FROM {reading} AS l "
+                "LEFT JOIN cdc_applied a ON a.applied_id = l.applied_id "
+                "LEFT JOIN cdc_processed_files f ON f.file_id = l.file_id "
+                "WHERE a.applied_id IS NULL AND (f.file_id IS NULL OR f.status = 'completed') ORDER BY l.object_key",
+                where,
+            )
+        finally:
+            self._storage.unstage(staged)
+        return [(str(r[0]), str(r[1]), str(r[2])) for r in found]
+
+    def audit(self) -> dict[str, int]:
+        """Count rows beyond the first of each primary key, over all merge targets that exist."""
+        present = migrations.tables(self._engine)
+        doubled = checked = 0
+        for table in self._config.tables.values():
+            if table.mode is not Mode.MERGE or table.target not in present:
+                continue
+            key = idents(table.primary_key)
+            rows = self._engine.query(
+                "SELECT COALESCE(SUM(n - 1), 0) FROM "
+                f"(SELECT COUNT(*) AS n FROM {ident(table.target)} GROUP BY {key}) AS k"
+            )
+            checked, found = checked + 1, int(rows[0][0])
+            doubled += found
+            if found:
+                logger.error("duplicate primary keys", table=table.target, rows=found)
+        count("DuplicateRows", doubled)
+        return {"tables": checked, "duplicate_rows": doubled}
+
+    def purge(self) -> dict[str, int]:
+        """Delete what is past the retention: completed ledger rows, duplicate lines; and settled tombstones."""
+        days, pipeline = self._config.cleanup.retention_days, self._config.source.pipeline
+        old = "< DATE_ADD('day', ?, CURRENT_TIMESTAMP)"
+        purged = {
+            "ledger": self._delete(
+                "cdc_processed_files",
+                f"pipeline = ? AND status = 'completed' AND recorded_status = 'completed' AND processed_at {old}",
+                [pipeline, -days],
+            ),
+            "duplicate_lines": self._delete(
+                "cdc_duplicate_deliveries", f"pipeline = ? AND delivered_at {old}", [pipeline, -days]
+            ),
+        }
+        floor = self._tombstone_floor()
+        targets = [table.target for table in self._config.tables.values()]
+        purged["tombstones"] = 0
+        for target in targets:
+            purged["tombstones"] += self._delete(
+                "cdc_tombstones",
+                f"target_table = ? AND file_modified_at < CAST(? AS TIMESTAMPTZ) AND file_modified_at {old}",
+                [target, instant(floor), -days],
+            )
+        return purged
+
+    def _tombstone_floor(self) -> datetime:
+        """The age below which every object of the source is applied, so that no older insert can still come."""
+        turns = self._turns()
+        objects = []
+        for info in self._storage.listing():
+            try:
+                file = identify(self._config, info.version)
+            except PermanentError:
+                continue  # goes into no target, so no tombstone is needed against it
+            objects.append((file.applied_id(turns[file.turn].generation if file.turn in turns else 1), info))
+        floor = datetime.now(UTC)
+        for i in range(0, len(objects), CHUNK):
+            chunk = objects[i : i + CHUNK]
+            ids = [applied_id for applied_id, _ in chunk]
+            known = {
+                str(r[0])
+                for r in self._engine.query(
+                    f"SELECT applied_id FROM cdc_applied WHERE applied_id IN ({marks(ids)})", ids
+                )
+            }
+            floor = min([floor, *(info.last_modified for applied_id, info in chunk if applied_id not in known)])
+        return floor
+
+    def _delete(self, table: str, condition: str, parameters: Sequence[object]) -> int:
+        """Delete and return how many; counted first, because the engine does not say."""
+        found = int(self._engine.query(f"SELECT COUNT(*) FROM {table} WHERE {condition}", parameters)[0][0])
+        if found:
+            with_conflict_retries(
+                self._deadline,
+                lambda: self._engine.query(f"DELETE FROM {table} WHERE {condition}", parameters),
+            )
+        return found
