@@ -91,7 +91,7 @@ import io
 table = pyarrow.table({{"k": [1, 2], "t": ["a", None]}})
 sink = io.BytesIO()
 pyarrow.parquet.write_table(table, sink)
-# Without threads: pyarrow's pool sometimes aborts a process that exits right after a read (apache/arrow#50482).
+# Without threads: the pool can abort a process that exits right after a read (apache/arrow#50482).
 assert pyarrow.parquet.ParquetFile(io.BytesIO(sink.getvalue())).read(use_threads=False).equals(table)
 assert pyarrow.__file__.startswith({str(tmp_path)!r}), pyarrow.__file__
 """

@@ -1,0 +1,152 @@
+"""Start ministack, the local AWS emulator, with three of its gaps mended.
+
+Run by path, so that nothing of this project is importable inside the emulated functions but what their package
+holds. Each patch names what it replaces; if ministack no longer has it, the emulator does not start.
+
+1. DescribeAlarms over the Query protocol leaves out most fields, and Terraform would see changes for ever.
+2. An event source mapping gets at most 10 messages, whatever its batch size.
+3. EventBridge delivers to queues and functions whose policies do not allow it, and knows no dead letter queue.
+"""
+
+from __future__ import annotations
+
+import html
+import json
+import logging
+import os
+from collections.abc import Callable
+from datetime import UTC, datetime
+from types import ModuleType
+from typing import Any
+
+import ministack
+from ministack import app
+from ministack.core import iam_evaluator, responses
+from ministack.services import cloudwatch, eventbridge, lambda_svc, sqs
+
+logger = logging.getLogger("stack.emulator")
+
+Wrapper = Callable[[Callable[..., Any]], Callable[..., Any]]
+
+
+def require(module: ModuleType, name: str) -> Callable[..., Any]:
+    """Return the function `module.name`, or stop the start."""
+    function = getattr(module, name, None)
+    if not callable(function):
+        raise SystemExit(
+            f"ministack at {ministack.__file__} has no {module.__name__}.{name}: the patches in {__file__} "
+            "were made for the version that requirements/dev.txt pins"
+        )
+    return function
+
+
+def patch(module: ModuleType, name: str, wrap: Wrapper) -> None:
+    """Replace the function `module.name` by `wrap` of it."""
+    setattr(module, name, wrap(require(module, name)))
+
+
+def _xml(value: object, tag: str) -> str:
+    """Render JSON as AWS's Query protocol does: lists as <member>, absent values left out."""
+    if value is None:
+        return ""
+    if isinstance(value, dict):
+        inner = "".join(_xml(item, name) for name, item in value.items())
+    elif isinstance(value, list):
+        inner = "".join(_xml(item, "member") for item in value)
+    elif isinstance(value, bool):
+        inner = str(value).lower()
+    elif tag.endswith("Timestamp") and isinstance(value, (int, float)):
+        inner = datetime.fromtimestamp(value, tz=UTC).isoformat()
+    else:
+        inner = html.escape(str(value))
+    return f"<{tag}>{inner}</{tag}>"
+
+
+def complete_alarms(describe_alarms: Callable[..., Any]) -> Callable[..., Any]:
+    """Answer a Query request with all fields of the JSON answer."""
+
+    def describe(params: dict[str, Any], cbor: Any, is_cbor: bool, is_json: bool = False) -> Any:
+        if is_cbor or is_json:
+            return describe_alarms(params, cbor, is_cbor, is_json)
+        flat = {name: value[0] if isinstance(value, list) else value for name, value in params.items()}
+        lists = {
+            name: [flat[key] for key in flat if key.startswith(f"{name}.member.")]
+            for name in ("AlarmNames", "AlarmTypes")
+        }
+        scalars = ("AlarmNamePrefix", "StateValue", "MaxRecords", "NextToken")
+        request = lists | {name: flat[name] for name in scalars if name in flat}
+        status, headers, body = describe_alarms(params, request, False, True)
+        if status != 200:
+            return describe_alarms(params, cbor, is_cbor, is_json)
+        result = _xml(json.loads(body), "DescribeAlarmsResult")
+        namespace = "http://monitoring.amazonaws.com/doc/2010-08-01/"
+        answer = f'<DescribeAlarmsResponse xmlns="{namespace}">{result}</DescribeAlarmsResponse>'
+        return 200, {**headers, "Content-Type": "application/xml"}, answer.encode()
+
+    return describe
+
+
+def whole_batches(receive: Callable[..., Any]) -> Callable[..., Any]:
+    """Give an event source mapping the batch size that it asks for."""
+
+    def receive_many(queue_url: str, max_number: int) -> list[dict[str, Any]]:
+        messages: list[dict[str, Any]] = []
+        while len(messages) < max_number:
+            part = receive(queue_url, max_number - len(messages))
+            messages += part
+            if not part:
+                break
+        return messages
+
+    return receive_many
+
+
+def target_allows(target_arn: str, rule_arn: str) -> bool:
+    """Whether the policy of a queue or function lets EventBridge deliver for this rule."""
+    service, account = "events.amazonaws.com", responses.get_account_id()
+    if ":sqs:" in target_arn:
+        return bool(sqs.queue_policy_allows(target_arn, service, rule_arn, account))
+    if ":lambda:" not in target_arn:
+        return True
+    function, _, _ = lambda_svc._get_base_func_record_for_ref(target_arn)
+    context = iam_evaluator.EvalContext(
+        principal_arn="*",
+        principal_type="Service",
+        principal_account="",
+        action="lambda:InvokeFunction",
+        resource_arn=target_arn,
+        region=responses.get_region(),
+        service_context={"aws:sourcearn": rule_arn, "aws:sourceaccount": account},
+    )
+    policy = (function or {}).get("policy")
+    return bool(iam_evaluator.evaluate_resource_policy(policy, context, service=service).decision == "Allow")
+
+
+def checked_targets(invoke_target: Callable[..., Any]) -> Callable[..., Any]:
+    """Deliver only where the target's policy allows it; otherwise to the target's dead letter queue."""
+
+    def invoke(target: dict[str, Any], event: dict[str, Any], rule: dict[str, Any], view: Any = None) -> None:
+        rule_arn = rule.get("Arn", "")
+        if ":rule/" not in rule_arn or not app.AUTH or target_allows(target["Arn"], rule_arn):
+            invoke_target(target, event, rule, view)
+            return
+        dead_letters = target.get("DeadLetterConfig", {}).get("Arn")
+        logger.warning("%s does not let %s deliver; dead letters: %s", target["Arn"], rule_arn, dead_letters)
+        if dead_letters and target_allows(dead_letters, rule_arn):
+            invoke_target({"Arn": dead_letters}, event, rule, view)
+
+    return invoke
+
+
+def main() -> None:
+    patch(cloudwatch, "_describe_alarms", complete_alarms)
+    patch(sqs, "_receive_messages_for_esm", whole_batches)
+    patch(eventbridge, "_invoke_target", checked_targets)
+    require(lambda_svc, "_get_base_func_record_for_ref")
+    require(sqs, "queue_policy_allows")
+    os.environ["BIND_HOST"] = "127.0.0.1"  # its default is every interface
+    app.main()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,37 @@
+# `make up` sets all of these.
+
+variable "aws_endpoint_url" {
+  description = "Where the AWS emulator listens."
+  type        = string
+}
+
+variable "access_key_id" {
+  description = "Access key that the emulator takes for the account's root."
+  type        = string
+}
+
+variable "secret_access_key" {
+  description = "Secret of that key."
+  type        = string
+  sensitive   = true
+}
+
+variable "region" {
+  description = "Region that the emulator plays."
+  type        = string
+}
+
+variable "firebolt_core_url" {
+  description = "Where the Firebolt stand-in listens."
+  type        = string
+}
+
+variable "firebolt_database" {
+  description = "Database that the stand-in serves."
+  type        = string
+}
+
+variable "package_path" {
+  description = "The package, built for the Python that runs the emulator."
+  type        = string
+}
