@@ -78,7 +78,7 @@ def _listing(config: Config, storage: Storage, cut_off: datetime) -> list[dict[s
         try:
             file = identify(config, info.version)
         except PermanentError:
-            continue  # of no table in the map: its row, if any, is copied as history below
+            continue  # of no table in the map; its row, if any, stays in the kept table
         version = info.version
         rows.append(
             {
@@ -140,8 +140,8 @@ def _copy(engine: Engine, config: Config, runner: Runner, staged: str) -> dict[s
         )
         shared = (
             "INSERT INTO cdc_processed_files (file_key, status, processed_at, request_id, error_message, "
-            "attempt_count, lambda_arn, file_id, pipeline, turn, bucket, object_key, etag, source_table, target_table, kind, "
-            "recorded_status, claim_id, alone_count, error_class, file_modified_at, first_seen_at) "
+            "attempt_count, lambda_arn, file_id, pipeline, turn, bucket, object_key, etag, source_table, "
+            "target_table, kind, recorded_status, claim_id, alone_count, error_class, file_modified_at, first_seen_at) "
         )
         tx.execute(
             shared

@@ -202,8 +202,8 @@ class Ledger:
         row = f"(CURRENT_TIMESTAMP, CURRENT_TIMESTAMP, {', '.join('?' * width)})"
         tx.execute(
             "INSERT INTO cdc_processed_files (processed_at, first_seen_at, file_key, status, request_id, "
-            "error_message, attempt_count, lambda_arn, file_id, pipeline, turn, bucket, object_key, etag, source_table, target_table, "
-            f"kind, recorded_status, claim_id, alone_count, error_class) VALUES {', '.join([row] * len(new))}",
+            "error_message, attempt_count, lambda_arn, file_id, pipeline, turn, bucket, object_key, etag, "
+            f"source_table, target_table, kind, recorded_status, claim_id, alone_count, error_class) VALUES {', '.join([row] * len(new))}",
             values,
         )
 

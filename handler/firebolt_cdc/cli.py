@@ -1,0 +1,373 @@
+"""`firebolt-cdc`: what an operator does. Everything that changes data shows first what it would do (`--yes` does it).
+
+It works on the configuration of a deployed pipeline, named by its loader function (`--function`, or the environment
+variable FIREBOLT_CDC_FUNCTION or LOADER_FUNCTION), with the AWS credentials of whoever runs it.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Annotated, Any
+
+import boto3
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from firebolt_cdc import config as configuration
+from firebolt_cdc import migrations
+from firebolt_cdc.config import Config
+from firebolt_cdc.deadline import Deadline
+from firebolt_cdc.engine import Engine
+from firebolt_cdc.errors import AWS_ERRORS, CdcError, PermanentError, TransientError, aws_error
+from firebolt_cdc.events import Origin
+from firebolt_cdc.ledger import with_conflict_retries
+from firebolt_cdc.queues import Queues
+from firebolt_cdc.sql import marks
+
+COMMAND_SECONDS = 300.0
+ALIAS = "PROD"
+app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__, rich_markup_mode="markdown")
+console = Console()
+
+FunctionOption = Annotated[
+    str,
+    typer.Option(
+        "--function", envvar=["FIREBOLT_CDC_FUNCTION", "LOADER_FUNCTION"], help="The pipeline's loader function."
+    ),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for a program.")]
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """A deployed pipeline, as its loader function sees it."""
+
+    function: str
+    config: Config
+    engine: Engine
+    deadline: Deadline
+
+
+def main() -> None:
+    """Entry point: a classified failure is one readable line and exit code 1, not a traceback."""
+    try:
+        app()
+    except CdcError as error:
+        Console(stderr=True).print(f"[bold red]{error.failure_class}[/]: {error}", highlight=False, soft_wrap=True)
+        sys.exit(1)
+
+
+def _pipeline(function: str) -> Pipeline:
+    try:
+        found = boto3.client("lambda").get_function_configuration(FunctionName=function, Qualifier=ALIAS)
+    except AWS_ERRORS as error:
+        raise aws_error(error, f"reading the function {function}:{ALIAS} (is --function right?)") from error
+    config = configuration.load(found.get("Environment", {}).get("Variables", {}))
+    deadline = Deadline(COMMAND_SECONDS)
+    return Pipeline(function, config, Engine(config.firebolt, deadline), deadline)
+
+
+def _print(rows: Sequence[Sequence[Any]], title: str, columns: Sequence[str]) -> None:
+    table = Table(*columns, title=title, title_justify="left")
+    for row in rows:
+        table.add_row(*("" if value is None else str(value) for value in row))
+    console.print(table)
+
+
+_STATUS: dict[str, tuple[str, tuple[str, ...], str]] = {
+    "files": (
+        "Files by status",
+        ("status", "error_class", "files", "oldest"),
+        "SELECT status, error_class, COUNT(*), MIN(processed_at) FROM cdc_processed_files WHERE pipeline = ? "
+        "GROUP BY status, error_class ORDER BY status, error_class",
+    ),
+    "today": (
+        "Loaded today, by table",
+        ("table", "files", "rows"),
+        "SELECT target_table, COUNT(*), SUM(rows_read) FROM cdc_applied WHERE pipeline = ? "
+        "AND DATE(applied_at) = CURRENT_DATE GROUP BY target_table ORDER BY target_table",
+    ),
+    "days": (
+        "The last 7 days",
+        ("day", "files", "completed", "failed"),
+        "SELECT DATE(processed_at) AS day, COUNT(*), COUNT(CASE WHEN status = 'completed' THEN 1 END), "
+        "COUNT(CASE WHEN status = 'failed' THEN 1 END) FROM cdc_processed_files WHERE pipeline = ? "
+        "AND processed_at >= CURRENT_TIMESTAMP - INTERVAL '7' DAY GROUP BY DATE(processed_at) ORDER BY day DESC",
+    ),
+    "duplicates": (
+        "Duplicate deliveries prevented, the last 7 days",
+        ("day", "deliveries", "files"),
+        "SELECT DATE(delivered_at) AS day, COUNT(*), COUNT(DISTINCT file_id) FROM cdc_duplicate_deliveries "
+        "WHERE pipeline = ? AND delivered_at >= CURRENT_TIMESTAMP - INTERVAL '7' DAY "
+        "GROUP BY DATE(delivered_at) ORDER BY day DESC",
+    ),
+    "turns": (
+        "Tables being loaded now",
+        ("table", "holder", "lease until"),
+        "SELECT turn, holder, lease_until FROM cdc_tables WHERE pipeline = ? AND holder IS NOT NULL ORDER BY turn",
+    ),
+    "failed": (
+        "Failed and held files (newest 20)",
+        ("file", "class", "attempts", "message"),
+        "SELECT file_key, error_class, attempt_count, error_message FROM cdc_processed_files WHERE pipeline = ? "
+        "AND (status = 'failed' OR error_class = 'held') ORDER BY processed_at DESC LIMIT 20",
+    ),
+}
+
+
+@app.command()
+def status(function: FunctionOption, as_json: JsonOption = False) -> None:
+    """Files by status, loads of today and of 7 days, duplicates prevented, turns held, failures with their reason."""
+    pipeline = _pipeline(function)
+    answers = {
+        name: pipeline.engine.query(sql, [pipeline.config.source.pipeline]) for name, (_, _, sql) in _STATUS.items()
+    }
+    waiting = Queues(boto3.client("sqs"), pipeline.config.queue).depth()
+    if as_json:
+        result: dict[str, Any] = {
+            name: [dict(zip(columns, row, strict=True)) for row in answers[name]]
+            for name, (_, columns, _) in _STATUS.items()
+        }
+        console.print_json(json.dumps(result | {"queue_depth": waiting}, default=str))
+        return
+    for name, (title, columns, _) in _STATUS.items():
+        _print(answers[name], title, columns)
+    console.print(f"Messages in the queue: {waiting}")
+
+
+@app.command()
+def retry(
+    function: FunctionOption,
+    file: Annotated[list[str] | None, typer.Argument(help="file_key of files to retry; none: all that match.")] = None,
+    table: Annotated[str | None, typer.Option(help="Only files of this target table.")] = None,
+    error_class: Annotated[str | None, typer.Option("--class", help="Only failures of this class.")] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Do it; without, only show what would be done.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Load failed (and held) files again, now, with a fresh budget of attempts. A dry run unless --yes is given."""
+    pipeline = _pipeline(function)
+    condition = "pipeline = ? AND (status = 'failed' OR error_class = 'held')"
+    parameters: list[object] = [pipeline.config.source.pipeline]
+    if file:
+        condition, parameters = f"{condition} AND file_key IN ({marks(file)})", [*parameters, *file]
+    if table:
+        condition, parameters = f"{condition} AND target_table = ?", [*parameters, table]
+    if error_class:
+        condition, parameters = f"{condition} AND error_class = ?", [*parameters, error_class]
+    rows = pipeline.engine.query(
+        "SELECT file_id, bucket, object_key, etag, file_key, error_class, attempt_count, error_message "
+        f"FROM cdc_processed_files WHERE {condition} ORDER BY processed_at",
+        parameters,
+    )
+    if yes and rows:
+        _retry(pipeline, rows)
+    if as_json:
+        console.print_json(json.dumps({"retried" if yes else "would_retry": [str(row[4]) for row in rows]}))
+        return
+    _print(
+        [row[4:] for row in rows], "Retried" if yes else "Would be retried", ("file", "class", "attempts", "message")
+    )
+    console.print(
+        f"{len(rows)} file(s) sent to the queue."
+        if yes
+        else f"{len(rows)} file(s). Nothing was changed; add --yes to retry."
+    )
+
+
+def _retry(pipeline: Pipeline, rows: Sequence[Sequence[Any]]) -> None:
+    """As the guide's UPDATE by hand, and an announcement of each file at once."""
+    for start in range(0, len(rows), 200):
+        chunk = rows[start : start + 200]
+        ids = [str(row[0]) for row in chunk]
+        sql = (
+            "UPDATE cdc_processed_files SET status = 'pending', recorded_status = 'failed', error_message = NULL, "
+            f"error_class = NULL WHERE status <> 'completed' AND file_id IN ({marks(ids)})"
+        )
+        with_conflict_retries(pipeline.deadline, functools.partial(pipeline.engine.query, sql, ids))
+        queues = Queues(boto3.client("sqs"), pipeline.config.queue)
+        queues.announce([(str(r[1]), str(r[2]), str(r[3])) for r in chunk], Origin.OPERATOR, datetime.now(UTC))
+
+
+@app.command()
+def migrate(
+    function: FunctionOption,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the SQL that would run.")] = False,
+    show_status: Annotated[bool, typer.Option("--status", help="Show what is applied and what is pending.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Run the migrations (the migrate function does it, as `terraform apply` would)."""
+    config = _pipeline(function).config
+    action = "dry_run" if dry_run else "status" if show_status else "migrate"
+    answer = boto3.client("lambda").invoke(
+        FunctionName=f"{config.name}-migrate", Qualifier=ALIAS, Payload=json.dumps({"action": action}).encode()
+    )
+    result = json.loads(answer["Payload"].read())
+    if answer.get("FunctionError"):
+        raise TransientError(f"the migrate function failed: {result.get('errorMessage', result)}")
+    if as_json:
+        console.print_json(json.dumps(result))
+        return
+    for name, value in result.items():
+        console.print(f"[bold]{name}[/]: {', '.join(map(str, value)) if isinstance(value, list) else value or 'none'}")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One answer of the doctor."""
+
+    question: str
+    good: bool
+    answer: str
+
+
+@app.command()
+def doctor(function: FunctionOption, as_json: JsonOption = False) -> None:
+    """Is the ledger reachable, are the deduplication steps called, are there errors? Exit code 1 if not all is well."""
+    findings: list[Finding] = []
+
+    def ask(question: str, answer: Callable[[], str]) -> bool:
+        try:
+            findings.append(Finding(question, True, answer()))
+        except CdcError as error:
+            findings.append(Finding(question, False, str(error)))
+        except AWS_ERRORS as error:
+            findings.append(Finding(question, False, str(aws_error(error, question))))
+        return findings[-1].good
+
+    found: list[Pipeline] = []
+    if ask("The loader and its configuration can be read", lambda: _describe(found, function)):
+        pipeline = found[0]
+        reachable = ask("The ledger can be read", lambda: _ask_ledger(pipeline))
+        if reachable:
+            ask("The schema is one that this version works with", lambda: _ask_schema(pipeline))
+            ask("Every table of the map has its turn", lambda: _ask_turns(pipeline))
+            ask("No turn is held past its lease", lambda: _ask_leases(pipeline))
+        ask("The source bucket can be listed", lambda: _ask_source(pipeline))
+        ask("The source bucket sends events to EventBridge", lambda: _ask_events(pipeline))
+        ask("The dead-letter queues are empty", lambda: _ask_dead_letters(pipeline))
+        ask("The deduplication steps are called", lambda: _ask_steps(pipeline))
+        ask("No 'Error checking if file processed' in the last day", lambda: _ask_errors(pipeline))
+    if as_json:
+        console.print_json(json.dumps([f.__dict__ for f in findings]))
+    else:
+        table = Table("", "question", "answer", title="firebolt-cdc doctor", title_justify="left")
+        for f in findings:
+            table.add_row("[green]ok[/]" if f.good else "[bold red]no[/]", f.question, f.answer)
+        console.print(table)
+    if not all(f.good for f in findings):
+        raise typer.Exit(1)
+
+
+def _describe(found: list[Pipeline], function: str) -> str:
+    pipeline = _pipeline(function)
+    found.append(pipeline)
+    config, firebolt = pipeline.config, pipeline.config.firebolt
+    where = firebolt.core_url or f"{firebolt.account_name}/{firebolt.engine_name}"
+    return f"{config.name}: s3://{config.source.pipeline} to {where}, {len(config.tables)} tables"
+
+
+def _ask_ledger(pipeline: Pipeline) -> str:
+    rows = pipeline.engine.query(
+        "SELECT COUNT(*) FROM cdc_processed_files WHERE pipeline = ?", [pipeline.config.source.pipeline]
+    )
+    return f"{rows[0][0]} files in cdc_processed_files"
+
+
+def _ask_schema(pipeline: Pipeline) -> str:
+    migrations.require(pipeline.engine)
+    return f"version {migrations.REQUIRED_VERSION} or a compatible newer one"
+
+
+def _ask_turns(pipeline: Pipeline) -> str:
+    rows = pipeline.engine.query("SELECT turn, pipeline FROM cdc_tables")
+    owners = {str(row[0]): str(row[1]) for row in rows}
+    mine = pipeline.config.source.pipeline
+    missing = [turn for turn in pipeline.config.turns if owners.get(turn) != mine]
+    if missing:
+        raise PermanentError(f"no turn, or another pipeline's, for {missing[:10]}: run `firebolt-cdc migrate`")
+    return f"{len(pipeline.config.turns)} turns"
+
+
+def _ask_leases(pipeline: Pipeline) -> str:
+    rows = pipeline.engine.query(
+        "SELECT turn, lease_until FROM cdc_tables WHERE pipeline = ? AND holder IS NOT NULL "
+        "AND lease_until <= CURRENT_TIMESTAMP",
+        [pipeline.config.source.pipeline],
+    )
+    if rows:
+        raise TransientError(f"{[str(row[0]) for row in rows]}: the sweep frees them; is the cleanup function running?")
+    return "none"
+
+
+def _ask_source(pipeline: Pipeline) -> str:
+    source = pipeline.config.source
+    answer = boto3.client("s3").list_objects_v2(Bucket=source.bucket, Prefix=source.prefix, MaxKeys=1)
+    return f"s3://{source.bucket}/{source.prefix}: {'has objects' if answer.get('KeyCount') else 'is empty'}"
+
+
+def _ask_events(pipeline: Pipeline) -> str:
+    bucket = pipeline.config.source.bucket
+    answer = boto3.client("s3").get_bucket_notification_configuration(Bucket=bucket)
+    if "EventBridgeConfiguration" not in answer:
+        raise PermanentError(
+            f"EventBridge is off at the bucket {bucket}: no file is announced; switch it on (its owner, "
+            "or source_bucket.manage_eventbridge_notification)"
+        )
+    return "EventBridge is on"
+
+
+def _ask_dead_letters(pipeline: Pipeline) -> str:
+    sqs, queue = boto3.client("sqs"), pipeline.config.queue
+    counts = {
+        url.rsplit("/", 1)[-1]: int(
+            sqs.get_queue_attributes(QueueUrl=url, AttributeNames=["ApproximateNumberOfMessages"])["Attributes"][
+                "ApproximateNumberOfMessages"
+            ]
+        )
+        for url in (queue.dlq_url, queue.target_dlq_url)
+        if url
+    }
+    if any(counts.values()):
+        raise PermanentError(f"{counts}: `firebolt-cdc status` names the files and reasons")
+    return "empty"
+
+
+def _ask_steps(pipeline: Pipeline) -> str:
+    number, newest = _logged(pipeline, '"STEP 1: CHECK IF FILE ALREADY PROCESSED"')
+    return f"{number} in the last day, the newest at {newest}" if number else "none in the last day (no file came)"
+
+
+def _ask_errors(pipeline: Pipeline) -> str:
+    number, newest = _logged(pipeline, '"Error checking if file processed"')
+    if number:
+        raise TransientError(f"{number}, the newest at {newest}: see the log group /aws/lambda/{pipeline.function}")
+    return "none"
+
+
+def _logged(pipeline: Pipeline, pattern: str) -> tuple[int, str]:
+    """How many log lines of the last day hold a text, and when the newest came."""
+    since = datetime.now(UTC) - timedelta(days=1)
+    pages = (
+        boto3.client("logs")
+        .get_paginator("filter_log_events")
+        .paginate(
+            logGroupName=f"/aws/lambda/{pipeline.function}",
+            startTime=int(since.timestamp() * 1000),
+            filterPattern=pattern,
+        )
+    )
+    times = [event["timestamp"] for page in pages for event in page["events"]]
+    newest = datetime.fromtimestamp(max(times) / 1000, UTC).isoformat(timespec="seconds") if times else ""
+    return len(times), newest
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("AWS_DEFAULT_REGION", os.environ.get("AWS_REGION", "us-east-1"))
+    main()
