@@ -15,7 +15,13 @@ locals {
 
   source_bucket_arn = "arn:${local.partition}:s3:::${var.source_bucket.name}"
   module_bucket     = var.module_bucket.name == null ? "${var.name}-${local.account}-${local.region}" : var.module_bucket.name
+  module_bucket_arn = "arn:${local.partition}:s3:::${local.module_bucket}"
   staging_prefix    = "staging/"
+
+  visibility_timeout_seconds = coalesce(
+    var.queue.visibility_timeout_seconds,
+    6 * var.loader.timeout_seconds + var.loader.batch_window_seconds,
+  )
 }
 
 module "storage" {
@@ -44,15 +50,11 @@ module "intake" {
   manage_eventbridge_notification = var.source_bucket.manage_eventbridge_notification
   retention_seconds               = var.queue.retention_seconds
   dead_letter_retention_seconds   = var.queue.dead_letter_retention_seconds
-  visibility_timeout_seconds = (
-    var.queue.visibility_timeout_seconds == null
-    ? min(43200, 6 * var.loader.timeout_seconds + var.loader.batch_window_seconds)
-    : var.queue.visibility_timeout_seconds
-  )
-  max_receive_count = var.queue.max_receive_count
-  encryption        = var.encryption
-  enforce_tls       = var.security.enforce_tls
-  tags              = local.tags
+  visibility_timeout_seconds      = local.visibility_timeout_seconds
+  max_receive_count               = var.queue.max_receive_count
+  encryption                      = var.encryption
+  enforce_tls                     = var.security.enforce_tls
+  tags                            = local.tags
 }
 
 locals {

@@ -126,6 +126,44 @@ output "policies" {
   }
 }
 
+output "firebolt_s3_policy" {
+  description = "What the role in firebolt.s3_role_arn needs, as a JSON policy: read the source prefix and the staged files. Known before the module's resources exist, so that the role's policy may use it."
+  value = jsonencode({
+    Version = "2012-10-17"
+    Statement = concat(
+      [
+        {
+          Sid      = "ReadFiles"
+          Effect   = "Allow"
+          Action   = ["s3:GetObject"]
+          Resource = ["${local.source_bucket_arn}/${var.source_bucket.prefix}*", "${local.module_bucket_arn}/${local.staging_prefix}*"]
+        },
+        {
+          Sid       = "ListSource"
+          Effect    = "Allow"
+          Action    = ["s3:ListBucket"]
+          Resource  = [local.source_bucket_arn]
+          Condition = { StringLike = { "s3:prefix" = ["${var.source_bucket.prefix}*"] } }
+        },
+        {
+          Sid       = "ListStaging"
+          Effect    = "Allow"
+          Action    = ["s3:ListBucket"]
+          Resource  = [local.module_bucket_arn]
+          Condition = { StringLike = { "s3:prefix" = ["${local.staging_prefix}*"] } }
+        },
+      ],
+      [for keys in [concat(var.source_bucket.kms_key_arns, [for encryption in [var.encryption] : encryption.kms_key_arn if encryption != null])] : {
+        Sid       = "DecryptFiles"
+        Effect    = "Allow"
+        Action    = ["kms:Decrypt"]
+        Resource  = keys
+        Condition = { StringEquals = { "kms:ViaService" = ["s3.${local.region}.${local.dns_suffix}"] } }
+      } if length(keys) > 0],
+    )
+  })
+}
+
 output "kms_key_policy_statements" {
   description = "Statements, as a JSON list, that the policy of the key in `encryption` needs besides the account's own: for EventBridge, and for CloudWatch Logs when `logs` is true. Known before the key exists, so that the key's policy may use it."
   value = jsonencode([
@@ -143,7 +181,9 @@ output "kms_key_policy_statements" {
       Principal = { Service = "logs.${local.region}.${local.dns_suffix}" }
       Action    = ["kms:Decrypt", "kms:DescribeKey", "kms:Encrypt", "kms:GenerateDataKey*", "kms:ReEncrypt*"]
       Resource  = "*"
-      Condition = { ArnLike = { "kms:EncryptionContext:aws:logs:arn" = "arn:${local.partition}:logs:${local.region}:${local.account}:log-group:/aws/lambda/${var.name}-*" } }
+      Condition = { ArnEquals = { "kms:EncryptionContext:aws:logs:arn" = [
+        for function in ["cleanup", "loader", "migrate"] : "arn:${local.partition}:logs:${local.region}:${local.account}:log-group:/aws/lambda/${var.name}-${function}"
+      ] } }
     },
   ])
 }

@@ -1,0 +1,14 @@
+output "fill_secret" {
+  description = "How to fill the secret."
+  value       = "aws secretsmanager put-secret-value --secret-id ${aws_secretsmanager_secret.firebolt.name} --secret-string file://service-account.json"
+}
+
+output "loader" {
+  description = "Name of the loader function."
+  value       = module.firebolt_cdc.loader_function_name
+}
+
+output "firebolt_s3_policy" {
+  description = "What Firebolt's role needs."
+  value       = module.firebolt_cdc.firebolt_s3_policy
+}

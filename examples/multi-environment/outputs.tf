@@ -1,0 +1,4 @@
+output "functions" {
+  description = "The functions with their versions."
+  value       = module.firebolt_cdc.functions
+}
