@@ -98,18 +98,14 @@ def fetch_wheels(target: Target, cache: Path) -> list[Path]:
             download += ["--no-deps", "--require-hashes", "--only-binary=:all:", *target.pip_options()]
             download += ["--dest", part, "--requirement", str(REQUIREMENTS)]
             if subprocess.run(download, check=False).returncode:
-                raise PackageError(
-                    f"pip could not download the wheels for {target.name} (its reason is above)"
-                )
+                raise PackageError(f"pip could not download the wheels for {target.name} (its reason is above)")
             Path(part).rename(folder)
             Path(part).mkdir()  # TemporaryDirectory wants to remove it
     allowed = set(re.findall(rb"sha256:([0-9a-f]{64})", pins))
     wheels = sorted(folder.glob("*.whl"))
     for wheel in wheels:
         if hashlib.sha256(wheel.read_bytes()).hexdigest().encode() not in allowed:
-            raise PackageError(
-                f"{wheel} is not the file that {REQUIREMENTS.name} pins: remove it, build again"
-            )
+            raise PackageError(f"{wheel} is not the file that {REQUIREMENTS.name} pins: remove it, build again")
     return wheels
 
 
@@ -120,9 +116,7 @@ def wheel_members(wheel: Path) -> Iterable[Member]:
             if info.is_dir() or UNWANTED.search(info.filename):
                 continue
             if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-                raise PackageError(
-                    f"{wheel.name}: {info.filename} is compressed by a method unknown to Lambda"
-                )
+                raise PackageError(f"{wheel.name}: {info.filename} is compressed by a method unknown to Lambda")
             # The local header may carry other extra fields than the directory: only its own lengths count.
             raw.seek(info.header_offset + 26)
             name_length, extra_length = struct.unpack("<HH", raw.read(4))
@@ -190,9 +184,7 @@ def build(target: Target, output: Path, cache: Path) -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(description="Build the Lambda package")
     parser.add_argument("--python", default="3.13", help="version of the Lambda runtime, 3.12 or newer")
-    parser.add_argument(
-        "--arch", default="aarch64", choices=sorted(ARCHITECTURES), help="Lambda architecture"
-    )
+    parser.add_argument("--arch", default="aarch64", choices=sorted(ARCHITECTURES), help="Lambda architecture")
     parser.add_argument("--local", action="store_true", help="build for the Python that runs this, instead")
     parser.add_argument("--output", type=Path, default=ROOT / "dist" / "firebolt-cdc.zip")
     parser.add_argument("--cache", type=Path, default=ROOT / ".cache" / "wheels")

@@ -203,7 +203,8 @@ class Ledger:
         tx.execute(
             "INSERT INTO cdc_processed_files (processed_at, first_seen_at, file_key, status, request_id, "
             "error_message, attempt_count, lambda_arn, file_id, pipeline, turn, bucket, object_key, etag, "
-            f"source_table, target_table, kind, recorded_status, claim_id, alone_count, error_class) VALUES {', '.join([row] * len(new))}",
+            "source_table, target_table, kind, recorded_status, claim_id, alone_count, error_class) "
+            f"VALUES {', '.join([row] * len(new))}",
             values,
         )
 

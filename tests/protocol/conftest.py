@@ -1,0 +1,35 @@
+"""The stand-in and moto's server, started once; every test gets a database of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from moto.server import ThreadedMotoServer
+from standin import StandIn
+from support import Pipeline, use_aws
+
+
+@pytest.fixture(scope="session")
+def aws() -> Iterator[str]:
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    url = f"http://{host}:{port}"
+    use_aws(url)
+    yield url
+    server.stop()
+
+
+@pytest.fixture
+def engine(aws: str, tmp_path: Path) -> Iterator[StandIn]:
+    with StandIn(tmp_path / "standin", s3_endpoint=aws) as running:
+        yield running
+
+
+@pytest.fixture
+def pipeline(engine: StandIn) -> Pipeline:
+    made = Pipeline(engine.url)
+    made.migrate()
+    return made
