@@ -405,7 +405,7 @@ variable "cleanup" {
   validation {
     condition = alltrue([
       for schedule in [var.cleanup.sweep_schedule, var.cleanup.reconcile_schedule, var.cleanup.audit_schedule, var.cleanup.purge_schedule] :
-      schedule == "off" || can(regex("^rate\\((1 (minute|hour|day)|[1-9][0-9]* (minutes|hours|days))\\)$", schedule)) || can(regex("^cron\\(.+\\)$", schedule))
+      schedule == "off" || can(regex("^rate\\((1 (minute|hour|day)|([2-9]|[1-9][0-9]+) (minutes|hours|days))\\)$", schedule)) || can(regex("^cron\\(.+\\)$", schedule))
     ])
     error_message = "Each schedule of cleanup must be \"off\", a rate such as \"rate(1 hour)\" or \"rate(5 minutes)\", or a cron expression such as \"cron(15 3 * * ? *)\"."
   }

@@ -12,7 +12,7 @@ variables {
   package_s3    = { bucket = "releases", key = "firebolt-cdc.zip" }
 }
 
-run "names" {
+run "defaults" {
   assert {
     condition     = [output.loader_function_name, output.cleanup_function_name, output.migrate_function_name] == ["fair-dev-loader", "fair-dev-cleanup", "fair-dev-migrate"]
     error_message = "The functions are named after the pipeline."
@@ -27,9 +27,7 @@ run "names" {
     condition     = output.module_bucket == "fair-dev-123456789012-eu-west-1"
     error_message = "The module's bucket is named after pipeline, account and region, so that it is unique."
   }
-}
 
-run "event_source" {
   assert {
     condition     = aws_lambda_event_source_mapping.loader.function_name == output.functions.loader.alias_arn
     error_message = "The queue feeds the alias PROD, not the newest code."
@@ -49,9 +47,7 @@ run "event_source" {
     condition     = aws_lambda_event_source_mapping.loader.enabled
     error_message = "The loader is not paused."
   }
-}
 
-run "migrations_run_with_the_apply" {
   assert {
     condition     = jsondecode(aws_lambda_invocation.migrate[0].input).action == "migrate"
     error_message = "The apply invokes the migrate function with the action \"migrate\"."
@@ -76,6 +72,16 @@ run "migrations_run_with_the_apply" {
     condition     = aws_lambda_invocation.migrate[0].qualifier == "PROD"
     error_message = "Migrations run from the published version."
   }
+
+  assert {
+    condition     = output.dashboard_name == "fair-dev"
+    error_message = "There is one dashboard, named after the pipeline."
+  }
+
+  assert {
+    condition     = length(output.alarm_arns) >= 20
+    error_message = "Alarms are on unless switched off."
+  }
 }
 
 run "migrations_can_be_left_to_a_pipeline" {
@@ -86,18 +92,6 @@ run "migrations_can_be_left_to_a_pipeline" {
   assert {
     condition     = length(aws_lambda_invocation.migrate) == 0 && output.migration_result == null
     error_message = "With run_on_apply = false the apply invokes nothing."
-  }
-}
-
-run "one_dashboard_and_alarms" {
-  assert {
-    condition     = output.dashboard_name == "fair-dev"
-    error_message = "There is one dashboard, named after the pipeline."
-  }
-
-  assert {
-    condition     = length(output.alarm_arns) >= 20
-    error_message = "Alarms are on unless switched off."
   }
 }
 

@@ -1,0 +1,201 @@
+# Alarms and dashboard: what is watched, and what silence means.
+
+mock_provider "aws" {
+  source = "./tests/terraform/mocks"
+}
+
+variables {
+  name      = "fair-dev"
+  region    = "eu-west-1"
+  namespace = "FireboltCdc"
+  alarms = {
+    enabled                 = true
+    dashboard               = true
+    actions                 = ["arn:aws:sns:eu-west-1:123456789012:on-call"]
+    ok_actions              = []
+    oldest_message_seconds  = 3600
+    longest_wait_seconds    = 3600
+    duplicate_files_percent = 0.1
+    duration_percent        = 90
+  }
+  loader_function             = "fair-dev-loader"
+  loader_timeout_seconds      = 300
+  cleanup_function            = "fair-dev-cleanup"
+  migrate_function            = "fair-dev-migrate"
+  queue_name                  = "fair-dev-files"
+  dead_letter_queue_name      = "fair-dev-files-dlq"
+  rule_dead_letter_queue_name = "fair-dev-rule-dlq"
+  rule_name                   = "fair-dev-objects"
+  schedule_rule_names         = { sweep = "fair-dev-sweep", reconcile = "fair-dev-reconcile" }
+  sweep_is_on                 = true
+  sweep_rate_seconds          = 300
+  tags                        = {}
+}
+
+run "defaults" {
+  module {
+    source = "./modules/observability"
+  }
+
+  assert {
+    condition = {
+      for name in ["duplicate-files", "duplicate-rows", "failures-due-to-duplicates", "files-need-a-person"] :
+      name => aws_cloudwatch_metric_alarm.this[name].metric_name
+      } == {
+      duplicate-files            = "DuplicateFilesPercent"
+      duplicate-rows             = "DuplicateRows"
+      failures-due-to-duplicates = "LoaderErrorsDueToDuplicates"
+      files-need-a-person        = "FilesNeedingOperator"
+    }
+    error_message = "Each of the four success metrics has an alarm."
+  }
+
+  assert {
+    condition = alltrue([
+      for metric in ["DuplicateFilesPercent", "DuplicateRows", "LoaderErrorsDueToDuplicates", "FilesNeedingOperator"] :
+      contains([
+        for widget in slice(jsondecode(aws_cloudwatch_dashboard.this[0].dashboard_body).widgets, 0, 4) : widget.properties.metrics[0][1]
+      ], metric)
+    ])
+    error_message = "The dashboard begins with the four success metrics."
+  }
+
+  assert {
+    condition     = aws_cloudwatch_metric_alarm.this["duplicate-files"].threshold == 0.1 && aws_cloudwatch_metric_alarm.this["duplicate-files"].comparison_operator == "GreaterThanOrEqualToThreshold"
+    error_message = "Duplicate files stay below 0.1 %."
+  }
+
+  assert {
+    condition     = aws_cloudwatch_metric_alarm.this["duplicate-rows"].dimensions == tomap({ service = "fair-dev" }) && aws_cloudwatch_metric_alarm.this["duplicate-rows"].namespace == "FireboltCdc"
+    error_message = "Alarms on the pipeline's own metrics read them where the handler writes them."
+  }
+
+  assert {
+    condition = alltrue([
+      for name, queue in { dead-letters = "fair-dev-files-dlq", undelivered-events = "fair-dev-rule-dlq" } :
+      aws_cloudwatch_metric_alarm.this[name].dimensions == tomap({ QueueName = queue }) && aws_cloudwatch_metric_alarm.this[name].threshold == 0
+    ])
+    error_message = "One message in either dead letter queue sets off an alarm."
+  }
+
+  assert {
+    condition = alltrue([
+      for name in [
+        "loader-errors", "loader-throttles", "loader-duration", "cleanup-errors", "cleanup-silent", "migrate-errors",
+        "oldest-message", "undelivered-objects", "sweep-not-started", "reconcile-not-started", "missing-files",
+        "files-failed", "files-held", "ledger-unavailable", "longest-wait",
+      ] : contains(keys(aws_cloudwatch_metric_alarm.this), name)
+    ])
+    error_message = "Errors, throttles, age, undelivered events, a silent sweep and the loader's own findings are watched."
+  }
+
+  assert {
+    condition     = aws_cloudwatch_metric_alarm.this["loader-duration"].threshold == 270000
+    error_message = "The duration alarm goes off at 90 % of the timeout, in milliseconds."
+  }
+
+  assert {
+    condition     = aws_cloudwatch_metric_alarm.this["cleanup-silent"].treat_missing_data == "breaching" && aws_cloudwatch_metric_alarm.this["cleanup-silent"].period == 900
+    error_message = "A cleanup that does not run at all is a fault, after three sweeps left out."
+  }
+
+  assert {
+    condition     = alltrue([for name in ["duplicate-files", "duplicate-rows", "missing-files", "files-need-a-person"] : aws_cloudwatch_metric_alarm.this[name].treat_missing_data == "ignore"])
+    error_message = "What a scheduled task found holds until its next run finds otherwise."
+  }
+
+  assert {
+    condition     = alltrue([for name in ["loader-errors", "files-failed", "ledger-unavailable", "dead-letters"] : aws_cloudwatch_metric_alarm.this[name].treat_missing_data == "notBreaching"])
+    error_message = "Counters without data mean that nothing happened."
+  }
+
+  assert {
+    condition     = alltrue([for alarm in aws_cloudwatch_metric_alarm.this : alarm.alarm_actions == toset(["arn:aws:sns:eu-west-1:123456789012:on-call"])])
+    error_message = "Every alarm tells the operators."
+  }
+
+  assert {
+    condition     = alltrue([for alarm in aws_cloudwatch_metric_alarm.this : length(alarm.alarm_description) > 40 && length(alarm.alarm_description) <= 1024])
+    error_message = "Every alarm says what it means and what to do."
+  }
+}
+
+run "sweep_switched_off" {
+  module {
+    source = "./modules/observability"
+  }
+
+  variables {
+    sweep_is_on         = false
+    sweep_rate_seconds  = null
+    schedule_rule_names = {}
+  }
+
+  assert {
+    condition     = !contains(keys(aws_cloudwatch_metric_alarm.this), "cleanup-silent")
+    error_message = "Nobody waits for a sweep that is off."
+  }
+}
+
+run "daily_sweep" {
+  module {
+    source = "./modules/observability"
+  }
+
+  variables {
+    sweep_rate_seconds = 86400
+  }
+
+  assert {
+    condition     = aws_cloudwatch_metric_alarm.this["cleanup-silent"].period == 86400
+    error_message = "CloudWatch looks back one day at most."
+  }
+}
+
+run "switched_off" {
+  module {
+    source = "./modules/observability"
+  }
+
+  variables {
+    alarms = {
+      enabled                 = false
+      dashboard               = false
+      actions                 = []
+      ok_actions              = []
+      oldest_message_seconds  = 3600
+      longest_wait_seconds    = 3600
+      duplicate_files_percent = 0.1
+      duration_percent        = 90
+    }
+  }
+
+  assert {
+    condition     = length(aws_cloudwatch_metric_alarm.this) == 0 && length(aws_cloudwatch_dashboard.this) == 0
+    error_message = "Alarms and dashboard can be left out."
+  }
+}
+
+run "dashboard_without_alarms" {
+  module {
+    source = "./modules/observability"
+  }
+
+  variables {
+    alarms = {
+      enabled                 = false
+      dashboard               = true
+      actions                 = []
+      ok_actions              = []
+      oldest_message_seconds  = 3600
+      longest_wait_seconds    = 3600
+      duplicate_files_percent = 0.1
+      duration_percent        = 90
+    }
+  }
+
+  assert {
+    condition     = alltrue([for widget in jsondecode(aws_cloudwatch_dashboard.this[0].dashboard_body).widgets : widget.type == "metric"])
+    error_message = "Without alarms the dashboard has no alarm widget, which CloudWatch would refuse."
+  }
+}

@@ -1,0 +1,53 @@
+# The examples plan as they stand.
+
+mock_provider "aws" {
+  source = "./tests/terraform/mocks"
+}
+
+run "complete" {
+  command = plan
+
+  module {
+    source = "./examples/complete"
+  }
+
+  variables {
+    source_bucket          = "fair-prod-dms"
+    subnet_ids             = ["subnet-1"]
+    security_group_ids     = ["sg-1"]
+    firebolt_principal_arn = "arn:aws:iam::999999999999:root"
+    firebolt_external_id   = "external"
+    package_s3             = { bucket = "releases", key = "firebolt-cdc.zip" }
+  }
+
+  assert {
+    condition     = output.dashboard == "fair-prod"
+    error_message = "examples/complete plans."
+  }
+}
+
+run "multi_environment" {
+  command = plan
+
+  module {
+    source = "./examples/multi-environment"
+  }
+
+  variables {
+    environment   = "dev"
+    source_bucket = "fair-dev-dms"
+    firebolt = {
+      account_name = "fair"
+      engine_name  = "cdc_dev"
+      database     = "fair_dev"
+      secret_arn   = "arn:aws:secretsmanager:eu-west-1:111111111111:secret:fair-dev/firebolt-AbCdEf"
+      s3_role_arn  = "arn:aws:iam::111111111111:role/fair-dev-firebolt"
+    }
+    package_s3 = { bucket = "fair-releases", key = "firebolt-cdc/1.0.0/firebolt-cdc.zip" }
+  }
+
+  assert {
+    condition     = module.firebolt_cdc.loader_function_name == "fair-dev-loader"
+    error_message = "examples/multi-environment plans."
+  }
+}
