@@ -18,7 +18,9 @@ import pyarrow.parquet as pq
 from firebolt.client.auth import FireboltCore
 from firebolt.db import connect
 
-from firebolt_cdc import cleanup, loader, migrate, migrations
+os.environ.update(POWERTOOLS_SERVICE_NAME="test", POWERTOOLS_METRICS_NAMESPACE="FireboltCdc")
+
+from firebolt_cdc import cleanup, loader, migrate, migrations  # noqa: E402 - the logger reads the environment once
 
 PREFIX = "firebolt_dms_job/"
 
@@ -30,8 +32,6 @@ def use_aws(url: str) -> None:
         AWS_ACCESS_KEY_ID="test",
         AWS_SECRET_ACCESS_KEY="test",
         AWS_DEFAULT_REGION="eu-west-1",
-        POWERTOOLS_SERVICE_NAME="test",
-        POWERTOOLS_METRICS_NAMESPACE="FireboltCdc",
     )
 
 
@@ -62,6 +62,9 @@ class Rows:
         cursor = self._connection.cursor()
         cursor.execute(sql, list(parameters) or None)
         return [list(row) for row in cursor.fetchall()] if cursor.description else []
+
+    def close(self) -> None:
+        self._connection.close()
 
     def value(self, sql: str, *parameters: Any) -> Any:
         return self(sql, *parameters)[0][0]
@@ -156,18 +159,22 @@ class Pipeline:
         return [item["itemIdentifier"] for item in answer["batchItemFailures"]]
 
     def take(self, url: str, wait: bool = False) -> list[dict[str, Any]]:
-        """Take every message off a queue, with its attributes; delayed ones too if `wait` (up to 15 seconds)."""
+        """Take every message off a queue, with its attributes; with `wait`, delayed ones too (up to 15 seconds)."""
         found: list[dict[str, Any]] = []
-        end = time.monotonic() + (15 if wait else 0)
+        end = time.monotonic() + 15
         while True:
             answer = self.sqs.receive_message(QueueUrl=url, MaxNumberOfMessages=10, MessageAttributeNames=["All"])
             for message in answer.get("Messages", []):
                 self.sqs.delete_message(QueueUrl=url, ReceiptHandle=message["ReceiptHandle"])
                 found.append(message)
-            if not answer.get("Messages") and (found or time.monotonic() >= end):
-                return found
             if not answer.get("Messages"):
-                time.sleep(0.2)
+                if found or not wait or not self._delayed(url) or time.monotonic() > end:
+                    return found
+                time.sleep(0.1)
+
+    def _delayed(self, url: str) -> int:
+        name = "ApproximateNumberOfMessagesDelayed"
+        return int(self.sqs.get_queue_attributes(QueueUrl=url, AttributeNames=[name])["Attributes"][name])
 
     def drain(self, rounds: int = 20) -> None:
         """Deliver what is on the queue until it is empty, as the event source mapping would."""

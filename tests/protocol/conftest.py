@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import io
+import json
+import logging
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from moto.server import ThreadedMotoServer
 from standin import StandIn
 from support import Pipeline, use_aws
+
+from firebolt_cdc.telemetry import logger
 
 
 @pytest.fixture(scope="session")
@@ -29,7 +35,19 @@ def engine(aws: str, tmp_path: Path) -> Iterator[StandIn]:
 
 
 @pytest.fixture
-def pipeline(engine: StandIn) -> Pipeline:
+def pipeline(engine: StandIn) -> Iterator[Pipeline]:
     made = Pipeline(engine.url)
     made.migrate()
-    return made
+    yield made
+    made.sql.close()
+
+
+@pytest.fixture
+def logs() -> Iterator[Callable[[], list[dict[str, Any]]]]:
+    """What the handlers logged in this test, line by line."""
+    stream = io.StringIO()
+    [handler] = logger.handlers
+    assert isinstance(handler, logging.StreamHandler)
+    before = handler.setStream(stream)
+    yield lambda: [json.loads(line) for line in stream.getvalue().splitlines()]
+    handler.setStream(before)

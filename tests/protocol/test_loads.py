@@ -1,0 +1,167 @@
+"""What a load does: the guide's answers, both modes, order, duplicates, failures."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from support import Pipeline, parquet, sessions
+
+from firebolt_cdc.errors import GoneError, PermanentError
+
+Logs = Callable[[], list[dict[str, Any]]]
+CHANGES = "fair/sessions/2024/11/24/20241124-123456.parquet"
+
+
+def target(pipeline: Pipeline) -> list[list[object]]:
+    return pipeline.sql('SELECT "sid", "user" FROM sessions ORDER BY "sid"')
+
+
+def test_the_guides_first_and_second_answer(pipeline: Pipeline) -> None:
+    pipeline.put(CHANGES, sessions(("I", 1, "ann"), ("I", 2, "bob")))
+    first = pipeline.by_hand(CHANGES)
+    assert (first["status"], first["message"]) == ("success", "File processed successfully")
+    assert target(pipeline) == [[1, "ann"], [2, "bob"]]
+    second = pipeline.by_hand(CHANGES)
+    assert second == {
+        "statusCode": 200,
+        "body": json.dumps({"message": "File already processed", "file_key": CHANGES, "status": "completed"}),
+    }
+    assert target(pipeline) == [[1, "ann"], [2, "bob"]]
+    assert pipeline.ledger() == {CHANGES: ("completed", None)}
+    assert pipeline.sql("SELECT attempt_count, rows_read, rows_upserted, rows_deleted FROM cdc_processed_files") == [
+        [1, 2, 2, 0]
+    ]
+    assert pipeline.sql.value("SELECT COUNT(*) FROM cdc_duplicate_deliveries") == 1
+
+
+def test_the_four_steps_are_logged_in_order(pipeline: Pipeline, logs: Logs) -> None:
+    pipeline.put(CHANGES, sessions(("I", 1, "ann")))
+    pipeline.by_hand(CHANGES)
+    assert [line["step"] for line in logs() if "step" in line] == [
+        "STEP 1: CHECK IF FILE ALREADY PROCESSED",
+        "STEP 2: MARK FILE AS PROCESSING",
+        "STEP 3: PROCESS FILE",
+        "STEP 4: MARK FILE AS COMPLETED",
+    ]
+
+
+def test_changes_arrive_in_any_order_and_end_alike(pipeline: Pipeline) -> None:
+    first = pipeline.put("fair/sessions/20241124-100000.parquet", sessions(("I", 1, "a"), ("I", 2, "b"), ("I", 3, "c")))
+    second = pipeline.put("fair/sessions/20241124-110000.parquet", sessions(("U", 1, "a2"), ("D", 2, None)))
+    third = pipeline.put("fair/sessions/20241124-120000.parquet", sessions(("D", 1, None), ("I", 1, "a3"), ("U", 3, "c3")))
+    for event in (third, second, first, third, first, second):
+        assert pipeline.deliver(event) == []
+    assert target(pipeline) == [[1, "a3"], [3, "c3"]]
+
+
+def test_one_batch_of_many_files_is_one_load(pipeline: Pipeline) -> None:
+    events = [
+        pipeline.put(f"fair/sessions/20241124-1000{n:02}.parquet", sessions(("I", n, "x"), ("U", 0, f"v{n:02}")))
+        for n in range(1, 13)
+    ]
+    assert pipeline.deliver(*reversed(events), *events[:3]) == []
+    assert target(pipeline) == [[0, "v12"], *([n, "x"] for n in range(1, 13))]
+    assert pipeline.sql.value("SELECT COUNT(DISTINCT load_id) FROM cdc_applied") == 1
+    assert pipeline.sql.value("SELECT COUNT(*) FROM cdc_duplicate_deliveries") == 3
+    assert pipeline.sql.value("SELECT COUNT(*) FROM cdc_tables WHERE holder IS NOT NULL") == 0
+
+
+def test_an_append_table_keeps_every_change_once(pipeline: Pipeline) -> None:
+    event = pipeline.put("fair/events/20241124-1.parquet", parquet({"Op": ["I", "D"], "id": [1, 1]}))
+    for _ in range(3):
+        assert pipeline.deliver(event, event) == []
+    rows = pipeline.sql('SELECT "id", "_cdc_op", "_cdc_file" FROM events ORDER BY "_cdc_seq"')
+    assert rows == [[1, "I", "fair/events/20241124-1.parquet"], [1, "D", "fair/events/20241124-1.parquet"]]
+
+
+def test_a_full_load_never_overwrites_a_change_nor_revives_a_deleted_row(pipeline: Pipeline) -> None:
+    changes = pipeline.put("fair/sessions/20200101-1.parquet", sessions(("U", 1, "new"), ("D", 2, None)))
+    full = pipeline.put("fair/sessions/LOAD00000001.parquet", sessions(("I", 1, "old"), ("I", 2, "b"), ("I", 3, "c")))
+    assert pipeline.deliver(changes) == []
+    assert pipeline.deliver(full, full) == []
+    assert target(pipeline) == [[1, "new"], [3, "c"]]
+
+
+def test_a_full_load_whose_key_holds_glob_characters_reads_only_itself(pipeline: Pipeline) -> None:
+    pipeline.configure(tables={"fair/se*ions": {"target": "sessions", "mode": "merge", "primary_key": ["sid"]}})
+    pipeline.migrate()
+    pipeline.put("fair/sessions/LOAD00000001.parquet", sessions(("I", 1, "wrong")))
+    pipeline.put("fair/se*ions/LOAD00000001.parquet", sessions(("I", 2, "right")))
+    assert pipeline.by_hand("fair/se*ions/LOAD00000001.parquet")["status"] == "success"
+    assert target(pipeline) == [[2, "right"]]
+
+
+@pytest.mark.parametrize("key", ["a b", "a+b", "a%20b", "ä'ö\"ü", "日本", "q?", "[x]", "semi;colon", "back\\slash"])
+def test_keys_of_any_kind(pipeline: Pipeline, key: str) -> None:
+    name = f"fair/sessions/{key}/20241124-1.parquet"
+    assert pipeline.deliver(pipeline.put(name, sessions(("I", 1, key)))) == []
+    full = f"fair/sessions/{key}/LOAD00000001.parquet"
+    assert pipeline.deliver(pipeline.put(full, sessions(("I", 2, key)))) == []
+    assert target(pipeline) == [[1, key], [2, key]]
+    assert pipeline.ledger() == {name: ("completed", None), full: ("completed", None)}
+
+
+def test_a_poison_file_fails_alone_with_its_reason(pipeline: Pipeline) -> None:
+    good = [pipeline.put(f"fair/sessions/20241124-{n}.parquet", sessions(("I", n, "x"))) for n in range(1, 6)]
+    poison = pipeline.put("fair/sessions/20241124-9.parquet", b"PAR1 this is no Parquet file")
+    assert pipeline.deliver(*good[:2], poison, *good[2:]) == []
+    assert target(pipeline) == [[n, "x"] for n in range(1, 6)]
+    ledger = pipeline.ledger()
+    assert ledger.pop("fair/sessions/20241124-9.parquet") == ("failed", "permanent")
+    assert set(ledger.values()) == {("completed", None)}
+    [dead] = pipeline.take(pipeline.dlq)
+    assert json.loads(dead["Body"]) == poison
+    assert dead["MessageAttributes"]["error_class"]["StringValue"] == "permanent"
+    assert "not a readable Parquet file" in dead["MessageAttributes"]["error_message"]["StringValue"]
+
+
+def test_a_failure_by_hand_raises(pipeline: Pipeline) -> None:
+    pipeline.put(CHANGES, b"")
+    with pytest.raises(PermanentError, match=r"20241124-123456\.parquet: not a readable Parquet file \(0 bytes\)"):
+        pipeline.by_hand(CHANGES)
+    with pytest.raises(GoneError, match="no longer exists"):
+        pipeline.by_hand("fair/sessions/20241124-2.parquet")
+
+
+def test_an_overwritten_object_is_gone_and_its_new_version_loads(pipeline: Pipeline) -> None:
+    old = pipeline.put(CHANGES, sessions(("I", 1, "old")))
+    new = pipeline.put(CHANGES, sessions(("I", 1, "new")))
+    assert pipeline.deliver(old) == []
+    assert pipeline.ledger() == {CHANGES: ("failed", "gone")}
+    assert pipeline.deliver(new) == []
+    assert target(pipeline) == [[1, "new"]]
+    assert sorted(r[0] for r in pipeline.sql("SELECT status FROM cdc_processed_files")) == ["completed", "failed"]
+
+
+def test_junk_messages_go_to_the_dead_letter_queue(pipeline: Pipeline) -> None:
+    stranger = {"detail": {"bucket": {"name": pipeline.bucket}, "object": {"key": "elsewhere/x.parquet", "etag": "e"}}}
+    assert pipeline.deliver("not json", "{}", stranger) == []
+    reasons = {m["MessageAttributes"]["error_message"]["StringValue"] for m in pipeline.take(pipeline.dlq)}
+    assert len(reasons) == 3
+
+
+def test_without_the_ledger_nothing_is_loaded(pipeline: Pipeline, logs: Logs) -> None:
+    event = pipeline.put(CHANGES, sessions(("I", 1, "a")))
+    pipeline.sql("ALTER TABLE cdc_applied RENAME TO cdc_applied_away")
+    assert pipeline.deliver(event) == [], "a delayed copy is on the queue"
+    assert "Error checking if file processed" in [line["message"] for line in logs()]
+    assert pipeline.sql("SELECT table_name FROM information_schema.tables WHERE table_name = 'sessions'") == []
+    with pytest.raises(Exception, match="Error checking if file processed"):
+        pipeline.by_hand(CHANGES)
+    pipeline.sql("ALTER TABLE cdc_applied_away RENAME TO cdc_applied")
+    pipeline.drain()
+    assert target(pipeline) == [[1, "a"]]
+
+
+def test_with_deduplication_off_merge_tables_stay_right(pipeline: Pipeline, logs: Logs) -> None:
+    pipeline.configure(deduplication_enabled=False)
+    event = pipeline.put(CHANGES, sessions(("I", 1, "a"), ("U", 1, "b")))
+    for _ in range(2):
+        assert pipeline.deliver(event) == []
+    assert target(pipeline) == [[1, "b"]]
+    steps = [line for line in logs() if "step" in line]
+    assert steps
+    assert all(line["deduplication"] == "disabled: loads are at least once" for line in steps)
