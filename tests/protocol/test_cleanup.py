@@ -1,0 +1,183 @@
+"""What cleans up after crashes and people: the guide's hand-typed SQL, sweep, reconcile, audit, purge."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from support import Pipeline, sessions
+
+from firebolt_cdc import loader
+from firebolt_cdc.apply import Applier
+from firebolt_cdc.errors import PermanentError
+
+ONE = "fair/sessions/20241124-1.parquet"
+TWO = "fair/sessions/20241124-2.parquet"
+RETRY = (  # verbatim from the deployment guide, less its age condition, which the second one has
+    "UPDATE cdc_processed_files SET status = 'pending', error_message = NULL WHERE status = 'failed'"
+)
+RETRY_OLD = RETRY + " AND processed_at < CURRENT_TIMESTAMP - INTERVAL '1' HOUR"
+STUCK = (
+    "UPDATE cdc_processed_files SET status = 'failed', error_message = 'Timeout or crash' "
+    "WHERE status = 'processing'"
+)
+
+
+class KilledError(BaseException):
+    """Stands for SIGKILL in one process: nothing of the worker runs after it."""
+
+
+@pytest.fixture
+def dies_in_load(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Workers of this test die between claim and load, without giving anything back."""
+
+    def arm() -> None:
+        def die(*_: Any, **__: Any) -> None:
+            raise KilledError
+
+        monkeypatch.setattr(Applier, "load", die)
+        monkeypatch.setattr(loader.Worker, "_release", lambda *_: None)
+
+    return arm
+
+
+def crash(pipeline: Pipeline, event: dict[str, Any], arm: Any, monkeypatch: pytest.MonkeyPatch, lease: float = 14) -> None:
+    with monkeypatch.context():
+        arm()
+        with pytest.raises(KilledError):
+            pipeline.deliver(event, timeout_seconds=lease)
+    monkeypatch.undo()
+
+
+def test_a_crashed_load_is_loaded_by_the_sweep(
+    pipeline: Pipeline, dies_in_load: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    crash(pipeline, pipeline.put(ONE, sessions(("I", 1, "a"))), dies_in_load, monkeypatch)
+    assert pipeline.ledger() == {ONE: ("processing", None)}
+    assert pipeline.clean("sweep")["sweep"] == {
+        "turns_freed": 0, "mended": 0, "reset": 0, "requeued": 0, "left": 1
+    }, "its lease is alive"
+    pipeline.sql("UPDATE cdc_tables SET lease_until = CURRENT_TIMESTAMP - INTERVAL '1' SECOND WHERE turn = 'sessions'")
+    swept = pipeline.clean("sweep")["sweep"]
+    assert (swept["turns_freed"], swept["reset"], swept["requeued"]) == (1, 1, 1)
+    pipeline.drain()
+    assert pipeline.sql('SELECT "sid", "user" FROM sessions') == [[1, "a"]]
+    assert pipeline.sql("SELECT status, attempt_count, alone_count FROM cdc_processed_files") == [["completed", 2, 2]]
+
+
+def test_a_busy_table_lets_the_file_wait_as_a_copy(
+    pipeline: Pipeline, dies_in_load: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    crash(pipeline, pipeline.put(ONE, sessions(("I", 1, "a"))), dies_in_load, monkeypatch)
+    second = pipeline.put(TWO, sessions(("I", 2, "b")))
+    assert pipeline.deliver(second) == []
+    assert pipeline.by_hand(TWO)["status"] == "queued"
+    assert pipeline.ledger() == {ONE: ("processing", None)}
+    copies = pipeline.take(pipeline.queue, wait=True)
+    copies += pipeline.take(pipeline.queue, wait=True)
+    assert {c["MessageAttributes"]["cdc_waits"]["StringValue"] for c in copies} == {"1"}
+    assert len(copies) == 2
+
+
+def test_the_guides_update_of_a_stuck_file_is_safe_and_it_loads(
+    pipeline: Pipeline, dies_in_load: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    crash(pipeline, pipeline.put(ONE, sessions(("I", 1, "a"))), dies_in_load, monkeypatch)
+    pipeline.sql(STUCK)
+    assert pipeline.clean("sweep")["sweep"]["requeued"] == 0, "a live worker may still have it"
+    pipeline.sql("UPDATE cdc_tables SET lease_until = CURRENT_TIMESTAMP - INTERVAL '1' SECOND WHERE turn = 'sessions'")
+    assert pipeline.clean("sweep")["sweep"]["requeued"] == 1
+    pipeline.drain()
+    assert pipeline.ledger() == {ONE: ("completed", None)}
+    assert pipeline.sql.value("SELECT COUNT(*) FROM sessions") == 1
+
+
+def test_the_guides_retry_of_failed_files_loads_them_without_an_event(pipeline: Pipeline) -> None:
+    event = pipeline.put(ONE, sessions(("I", None, "a")))  # type: ignore[arg-type]
+    assert pipeline.deliver(event) == []
+    assert pipeline.ledger() == {ONE: ("failed", "permanent")}
+    assert pipeline.clean("sweep")["sweep"]["left"] == 1
+    pipeline.sql(RETRY_OLD)
+    assert pipeline.ledger()[ONE][0] == "failed", "younger than an hour"
+    pipeline.sql("UPDATE cdc_processed_files SET processed_at = processed_at - INTERVAL '2' HOUR")
+    pipeline.sql(RETRY_OLD)
+    assert pipeline.clean("sweep")["sweep"]["requeued"] == 1
+    pipeline.drain()
+    assert pipeline.ledger() == {ONE: ("failed", "permanent")}, "tried again, and failed again"
+    assert pipeline.sql.value("SELECT attempt_count FROM cdc_processed_files") == 1, "with a fresh budget"
+
+
+def test_typed_rows_go_however_long_the_queue_is(pipeline: Pipeline) -> None:
+    pipeline.configure(cleanup={"queue_limit": 1})
+    for number in range(3):
+        assert pipeline.deliver(pipeline.put(f"fair/sessions/20241124-{number}.parquet", b"junk")) == []
+    pipeline.sql(RETRY)
+    assert pipeline.clean("sweep")["sweep"]["requeued"] == 3
+    assert pipeline.clean("sweep")["sweep"]["requeued"] == 0, "once per interval"
+
+
+def test_hand_edits_never_load_a_file_twice(pipeline: Pipeline) -> None:
+    event = pipeline.put("fair/events/20241124-1.parquet", sessions(("I", 1, "a")))
+    assert pipeline.deliver(event) == []
+    for statement in (
+        "UPDATE cdc_processed_files SET status = 'pending'",
+        "UPDATE cdc_processed_files SET status = 'failed'",
+        "UPDATE cdc_processed_files SET status = 'processing'",
+        "DELETE FROM cdc_processed_files WHERE processed_at < CURRENT_TIMESTAMP + INTERVAL '30' DAY",
+    ):
+        pipeline.sql(statement)
+        pipeline.clean("sweep")
+        pipeline.clean("reconcile")
+        pipeline.drain()
+        assert pipeline.deliver(event) == []
+    assert pipeline.sql.value("SELECT COUNT(*) FROM events") == 1
+
+
+def test_reconcile_finds_what_no_event_announced(pipeline: Pipeline) -> None:
+    pipeline.put(ONE, sessions(("I", 1, "a")))
+    assert pipeline.deliver(pipeline.put(TWO, sessions(("I", 2, "b")))) == []
+    assert pipeline.clean("reconcile")["reconcile"] == {"listed": 2, "missing": 1}
+    pipeline.drain()
+    assert pipeline.sql('SELECT "sid" FROM sessions ORDER BY "sid"') == [[1], [2]]
+    assert pipeline.clean("reconcile")["reconcile"] == {"listed": 2, "missing": 0}
+    assert pipeline.sql.value("SELECT COUNT(*) FROM cdc_duplicate_deliveries") == 0, "our own copies do not count"
+
+
+def test_reconcile_announces_a_file_that_nobody_can_place_once(pipeline: Pipeline) -> None:
+    pipeline.put("fair/sessions/notes.parquet", b"x")
+    assert pipeline.clean("reconcile")["reconcile"]["missing"] == 1
+    pipeline.drain()
+    assert pipeline.ledger() == {"fair/sessions/notes.parquet": ("failed", "permanent")}
+    assert pipeline.clean("reconcile")["reconcile"]["missing"] == 0
+
+
+def test_audit_counts_doubled_keys(pipeline: Pipeline) -> None:
+    assert pipeline.deliver(pipeline.put(ONE, sessions(("I", 1, "a"), ("I", 2, "b")))) == []
+    assert pipeline.clean("audit")["audit"] == {"tables": 1, "duplicate_rows": 0}
+    pipeline.sql('INSERT INTO sessions ("sid") VALUES (1), (1), (2)')
+    assert pipeline.clean("audit")["audit"] == {"tables": 1, "duplicate_rows": 3}
+
+
+def test_purge_deletes_only_what_is_settled(pipeline: Pipeline) -> None:
+    assert pipeline.deliver(pipeline.put(ONE, sessions(("I", 1, "a"), ("D", 2, None)))) == []
+    assert pipeline.deliver(pipeline.put(TWO, b"junk")) == []
+    pipeline.sql("UPDATE cdc_processed_files SET processed_at = processed_at - INTERVAL '40' DAY")
+    pipeline.sql("UPDATE cdc_tombstones SET file_modified_at = file_modified_at - INTERVAL '40' DAY")
+    assert pipeline.clean("purge")["purge"] == {"ledger": 1, "duplicate_lines": 0, "tombstones": 1}
+    assert pipeline.ledger() == {TWO: ("failed", "permanent")}
+    assert pipeline.sql.value("SELECT COUNT(*) FROM cdc_applied") == 1
+
+
+def test_a_tombstone_stays_while_an_older_object_is_not_applied(pipeline: Pipeline) -> None:
+    pipeline.put(TWO, sessions(("I", 2, "late")))
+    assert pipeline.deliver(pipeline.put(ONE, sessions(("D", 2, None)))) == []
+    pipeline.configure(cleanup={"retention_days": 1})
+    before = pipeline.sql.value("SELECT COUNT(*) FROM cdc_tombstones")
+    assert pipeline.clean("purge")["purge"]["tombstones"] == 0
+    assert pipeline.sql.value("SELECT COUNT(*) FROM cdc_tombstones") == before == 1
+
+
+def test_without_a_task_all_four_run(pipeline: Pipeline) -> None:
+    assert list(pipeline.clean()) == ["sweep", "reconcile", "audit", "purge"]
+    with pytest.raises(PermanentError, match="unknown task 'x'"):
+        pipeline.clean("x")

@@ -1,0 +1,168 @@
+"""Migrations: order, checksums, two runs at once, ranges, turns, and the adoption of a ledger made by hand."""
+
+from __future__ import annotations
+
+import threading
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from standin import StandIn
+from support import Pipeline, sessions
+
+from firebolt_cdc import config as configuration
+from firebolt_cdc import migrations
+from firebolt_cdc.deadline import Deadline
+from firebolt_cdc.engine import Engine
+from firebolt_cdc.errors import LedgerUnavailableError, PermanentError
+from firebolt_cdc.migrations import Applied, Migration, Runner, bundled, pending
+
+NAMES = [f"V{m.version:03}__{m.name}" for m in bundled()]
+
+
+def engine_of(pipeline: Pipeline) -> Engine:
+    return Engine(configuration.load().firebolt, Deadline(60))
+
+
+def test_a_first_run_applies_all_and_a_second_nothing(engine: StandIn) -> None:
+    pipeline = Pipeline(engine.url)
+    assert pipeline.migrate(action="status")["pending"] == NAMES
+    assert len(pipeline.migrate(action="dry_run")["statements"]) == len(NAMES)
+    first = pipeline.migrate()
+    assert first["applied"] == NAMES
+    assert set(first["seeded"]) == {"sessions", "events", f"*{pipeline.bucket}/firebolt_dms_job/"}
+    again = pipeline.migrate()
+    assert (again["applied"], again["seeded"]) == ([], [])
+    assert pipeline.sql("SELECT * FROM cdc_processed_files LIMIT 10") == []
+
+
+def test_runs_at_the_same_moment_apply_each_file_once(engine: StandIn) -> None:
+    pipeline = Pipeline(engine.url)
+    config = configuration.load()
+    applied: list[int] = []
+    failures: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            runner = Runner(Engine(config.firebolt, Deadline(60)), Deadline(60))
+            applied.extend(m.version for m in runner.run())
+        except BaseException as error:  # noqa: BLE001 - handed to the test's own thread
+            failures.append(error)
+
+    threads = [threading.Thread(target=run) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+    assert sorted(applied) == list(range(1, len(NAMES) + 1))
+    assert pipeline.sql.value("SELECT COUNT(*) FROM cdc_schema_migrations") == len(NAMES)
+    assert pipeline.sql.value("SELECT COUNT(*) FROM cdc_migration_lock") == 1
+
+
+def migration(version: int, checksum: str = "c", compatible_from: int = 1) -> Migration:
+    return Migration(version, "m", checksum, compatible_from, ())
+
+
+def line(version: int, checksum: str = "c", compatible_from: int = 1) -> Applied:
+    return Applied(version, "m", checksum, compatible_from)
+
+
+def test_what_is_pending() -> None:
+    files = [migration(1), migration(2)]
+    assert pending(files, []) == files
+    assert pending(files, [line(1)]) == files[1:]
+    assert pending(files, [line(1), line(2), line(3)]) == [], "a newer schema that says it is compatible"
+    for applied, complaint in (
+        ([line(1, "other")], "was changed"),
+        ([line(2)], "came after version 2"),
+        ([line(1), line(2), line(3, compatible_from=3)], "deploy a newer version"),
+    ):
+        with pytest.raises(PermanentError, match=complaint):
+            pending(files, applied)
+    with pytest.raises(PermanentError, match="its file is missing"):
+        pending([migration(1), migration(3)], [line(1), line(2)])
+
+
+def test_a_failing_statement_leaves_nothing_of_its_file(pipeline: Pipeline) -> None:
+    broken = Migration(len(NAMES) + 1, "broken", "c", 1, ("CREATE TABLE half (a INT)", "SELECT nonsense FROM nowhere"))
+    runner = Runner(engine_of(pipeline), Deadline(60), [*bundled(), broken])
+    with pytest.raises(Exception, match="nowhere"):
+        runner.run()
+    assert pipeline.sql("SELECT table_name FROM information_schema.tables WHERE table_name = 'half'") == []
+    assert pipeline.sql.value("SELECT COUNT(*) FROM cdc_schema_migrations") == len(NAMES)
+
+
+def test_the_loader_needs_a_schema_in_its_range(engine: StandIn) -> None:
+    pipeline = Pipeline(engine.url)
+    with pytest.raises(LedgerUnavailableError, match="could not be read"):
+        migrations.require(engine_of(pipeline))
+    pipeline.migrate()
+    newest = len(NAMES)
+    pipeline.sql("UPDATE cdc_schema_migrations SET version = version - 1 WHERE version = ?", newest)
+    with pytest.raises(LedgerUnavailableError, match=f"at version {newest - 1}"):
+        migrations.require(engine_of(pipeline))
+    pipeline.sql("UPDATE cdc_schema_migrations SET version = ?, compatible_from = ? WHERE compatible_from = 1 AND name = ?",
+                 newest + 1, newest + 1, bundled()[-1].name)
+    with pytest.raises(LedgerUnavailableError, match="deploy a newer version"):
+        migrations.require(engine_of(pipeline))
+    pipeline.sql("UPDATE cdc_schema_migrations SET compatible_from = 1")
+    migrations.require(engine_of(pipeline))
+
+
+def test_a_target_belongs_to_one_pipeline(pipeline: Pipeline, engine: StandIn) -> None:
+    second = Pipeline(engine.url)
+    with pytest.raises(PermanentError, match="belongs to the pipeline"):
+        second.migrate()
+    second.configure(tables={"fair/sessions": {"target": "other_sessions", "mode": "merge", "primary_key": ["sid"]}})
+    second.migrate()
+    assert second.deliver(second.put("fair/sessions/20241124-1.parquet", sessions(("I", 1, "a")))) == []
+    assert second.sql.value("SELECT COUNT(*) FROM other_sessions") == 1
+
+
+@pytest.mark.parametrize("moment", ["TIMESTAMP", "TIMESTAMPTZ"])
+def test_a_ledger_made_by_hand_is_adopted(engine: StandIn, moment: str) -> None:
+    pipeline = Pipeline(engine.url)
+    keys = {name: f"fair/sessions/20241124-{n}.parquet" for n, name in enumerate(("done", "twice", "failed", "stuck", "unknown", "changed"), 1)}
+    events = {name: pipeline.put(key, sessions(("I", n, name))) for n, (name, key) in enumerate(keys.items())}
+    pipeline.sql(
+        f"CREATE TABLE cdc_processed_files (file_key TEXT, request_id TEXT, processed_at {moment}, status TEXT, "
+        "lambda_arn TEXT, attempt_count INT, error_message TEXT)"
+    )
+    later = (datetime.now(UTC) + timedelta(minutes=1)).strftime("%Y-%m-%d %H:%M:%S")
+    earlier = (datetime.now(UTC) - timedelta(days=1)).strftime("%Y-%m-%d %H:%M:%S")
+    for name, status, processed_at in (
+        ("done", "completed", later), ("twice", "failed", earlier), ("twice", "completed", later),
+        ("failed", "failed", later), ("stuck", "processing", later), ("changed", "completed", earlier),
+    ):  # fmt: skip
+        pipeline.sql(
+            f"INSERT INTO cdc_processed_files VALUES (?, 'r', CAST(? AS {moment}), ?, 'arn', 1, NULL)",
+            keys[name], processed_at, status,
+        )
+    adopted = pipeline.migrate()["adopted"]
+    assert adopted == {"applied": 3, "held": 3}
+    ledger = pipeline.ledger()
+    assert {name: ledger.get(key) for name, key in keys.items()} == {
+        "done": ("completed", None), "twice": ("completed", None), "unknown": None,
+        "failed": ("pending", "held"), "stuck": ("pending", "held"), "changed": ("pending", "held"),
+    }  # fmt: skip
+    assert pipeline.sql.value("SELECT COUNT(*) FROM cdc_processed_files") == 5, "one row per file version"
+    assert pipeline.migrate()["adopted"] == {}
+    for event in events.values():
+        assert pipeline.deliver(event) == []
+    assert pipeline.sql("SELECT table_name FROM information_schema.tables WHERE table_name = 'sessions'") == []
+    assert pipeline.deliver(pipeline.put(keys["done"], sessions(("I", 9, "new")))) == []
+    assert pipeline.sql('SELECT "sid" FROM sessions') == [[9]], "a new version of an adopted file is loaded"
+
+
+def test_a_foreign_table_of_that_name_is_refused(engine: StandIn) -> None:
+    pipeline = Pipeline(engine.url)
+    pipeline.sql("CREATE TABLE cdc_processed_files (something TEXT)")
+    with pytest.raises(PermanentError, match="is not the guide's"):
+        pipeline.migrate()
+
+
+def test_unknown_actions_are_refused(pipeline: Pipeline) -> None:
+    with pytest.raises(PermanentError, match="unknown action 'drop'"):
+        pipeline.migrate(action="drop")
+
+
