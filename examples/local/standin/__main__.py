@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import signal
 import threading
 from pathlib import Path
@@ -58,7 +57,7 @@ def main() -> None:
         if args.port_file:
             partial = args.port_file.with_name(args.port_file.name + ".partial")
             partial.write_text(f"{engine.port}\n")
-            os.replace(partial, args.port_file)
+            partial.replace(args.port_file)
         stopped.wait()
 
 

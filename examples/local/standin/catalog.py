@@ -52,7 +52,8 @@ class Table:
             + (f" DEFAULT {c.default}" if c.default else "")
             for c in self.columns
         )
-        text = f"CREATE {'DIMENSION' if self.dimension else 'FACT'} TABLE {dialect.quoted(dialect.decode(self.name))} ({columns})"
+        kind = "DIMENSION" if self.dimension else "FACT"
+        text = f"CREATE {kind} TABLE {dialect.quoted(dialect.decode(self.name))} ({columns})"
         if self.primary_index:
             text += " PRIMARY INDEX " + ", ".join(dialect.quoted(dialect.decode(c)) for c in self.primary_index)
         return text + (f" PARTITION BY {', '.join(self.partition_by)}" if self.partition_by else "")
@@ -116,14 +117,41 @@ def load(text: str) -> tuple[dict[str, Relation], dict[str, Location]]:
 
 # ---------------------------------------------------------------- information_schema
 
-_NULLS_COLUMNS = (
-    "character_maximum_length character_octet_length numeric_precision_radix interval_type interval_precision "
-    "character_set_catalog character_set_schema character_set_name collation_catalog collation_schema "
-    "collation_name domain_catalog domain_schema domain_name udt_catalog udt_schema udt_name scope_catalog "
-    "scope_schema scope_name maximum_cardinality dtd_identifier is_self_referencing is_identity "
-    "identity_generation identity_start identity_increment identity_maximum identity_minimum identity_cycle "
-    "is_generated generation_expression is_updatable"
-).split()
+_NULLS_COLUMNS = [
+    "character_maximum_length",
+    "character_octet_length",
+    "numeric_precision_radix",
+    "interval_type",
+    "interval_precision",
+    "character_set_catalog",
+    "character_set_schema",
+    "character_set_name",
+    "collation_catalog",
+    "collation_schema",
+    "collation_name",
+    "domain_catalog",
+    "domain_schema",
+    "domain_name",
+    "udt_catalog",
+    "udt_schema",
+    "udt_name",
+    "scope_catalog",
+    "scope_schema",
+    "scope_name",
+    "maximum_cardinality",
+    "dtd_identifier",
+    "is_self_referencing",
+    "is_identity",
+    "identity_generation",
+    "identity_start",
+    "identity_increment",
+    "identity_maximum",
+    "identity_minimum",
+    "identity_cycle",
+    "is_generated",
+    "generation_expression",
+    "is_updatable",
+]
 _T, _I, _TS, _B = pa.string(), pa.int64(), pa.timestamp("us", tz="UTC"), pa.bool_()
 
 
@@ -133,11 +161,13 @@ def _schema(texts: str, **others: pa.DataType) -> dict[str, pa.DataType]:
 
 #: Name of the view -> its columns and their types.
 VIEWS: dict[str, dict[str, pa.DataType]] = {
-    "tables": _schema(
-        "table_catalog table_schema table_name table_type table_owner", created=_TS, last_altered=_TS
-    )
+    "tables": _schema("table_catalog table_schema table_name table_type table_owner", created=_TS, last_altered=_TS)
     | _schema("last_altered_by primary_index", number_of_rows=_I, compressed_bytes=_I, uncompressed_bytes=_I)
-    | {"compression_ratio": pa.decimal128(38, 9), "number_of_tablets": pa.int32(), "fragmentation": pa.decimal128(38, 9)}
+    | {
+        "compression_ratio": pa.decimal128(38, 9),
+        "number_of_tablets": pa.int32(),
+        "fragmentation": pa.decimal128(38, 9),
+    }
     | _schema(
         "type location_name ddl self_referencing_column_name reference_generation user_defined_type_catalog "
         "user_defined_type_schema user_defined_type_name is_insertable_into is_typed commit_action description"
@@ -165,8 +195,20 @@ VIEWS: dict[str, dict[str, pa.DataType]] = {
     | _schema("status request_id query_id query_label query_text query_text_normalized telemetry error_message")
     | _schema("query_text_normalized_hash transaction_begin_lsn", duration_us=_I, e2e_duration_us=_I)
     | dict.fromkeys(
-        "scanned_rows scanned_bytes scanned_cache_bytes scanned_storage_bytes inserted_rows inserted_bytes "
-        "spilled_bytes peak_memory_bytes returned_rows returned_bytes time_in_queue_us retries".split(),
+        [
+            "scanned_rows",
+            "scanned_bytes",
+            "scanned_cache_bytes",
+            "scanned_storage_bytes",
+            "inserted_rows",
+            "inserted_bytes",
+            "spilled_bytes",
+            "peak_memory_bytes",
+            "returned_rows",
+            "returned_bytes",
+            "time_in_queue_us",
+            "retries",
+        ],
         _I,
     )
     | dict.fromkeys(("node_ordinal", "cluster_ordinal", "number_of_clusters"), pa.int32()),

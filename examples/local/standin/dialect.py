@@ -15,14 +15,14 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import sqlglot
 from sqlglot import exp
-from sqlglot.dialects import Postgres
+from sqlglot.dialects.postgres import Postgres
 from sqlglot.errors import ParseError, TokenError
 from sqlglot.parsers.postgres import PostgresParser
-from sqlglot.tokens import Token, TokenType
+from sqlglot.tokenizer_core import Token, TokenType
 
 from .errors import SqlError, refused
 from .fbtypes import parse_type
@@ -34,7 +34,7 @@ class Firebolt(Postgres):
     """Postgres' grammar, in which every function call keeps its name and is looked up in ``FUNCTIONS``."""
 
     class Tokenizer(Postgres.Tokenizer):
-        KEYWORDS = {
+        KEYWORDS: ClassVar[dict[str, TokenType]] = {
             **Postgres.Tokenizer.KEYWORDS,
             "FLOAT": TokenType.DOUBLE,
             "FLOAT8": TokenType.DOUBLE,
@@ -44,8 +44,8 @@ class Firebolt(Postgres):
         }
 
     class Parser(PostgresParser):
-        FUNCTIONS: dict[str, Callable[..., Any]] = {}
-        FUNCTION_PARSERS = {
+        FUNCTIONS: ClassVar[dict[str, Callable[..., Any]]] = {}
+        FUNCTION_PARSERS: ClassVar[dict[str, Callable[..., Any]]] = {
             k: v for k, v in PostgresParser.FUNCTION_PARSERS.items() if k in _KEEP_FUNCTION_SYNTAX
         }
 
@@ -73,15 +73,15 @@ def literal(text: str) -> str:
 # ---------------------------------------------------------------- functions
 
 
-def _call(name: str, *args: exp.Expression) -> exp.Expression:
+def _call(name: str, *args: exp.Expr) -> exp.Expr:
     return exp.Anonymous(this=name, expressions=list(args))
 
 
-def _cast(node: exp.Expression, duckdb_type: str) -> exp.Expression:
+def _cast(node: exp.Expr, duckdb_type: str) -> exp.Expr:
     return exp.Cast(this=node, to=exp.DataType.build(duckdb_type, dialect="duckdb"))
 
 
-def _text(node: exp.Expression) -> str:
+def _text(node: exp.Expr) -> str:
     if not (isinstance(node, exp.Literal) and node.is_string):
         raise SqlError(f"{node.sql()} must be a string literal")
     return str(node.this)
@@ -99,12 +99,12 @@ _INTERVALS = {
 }  # fmt: skip
 
 
-def _date_add(unit: exp.Expression, quantity: exp.Expression, moment: exp.Expression) -> exp.Expression:
+def _date_add(unit: exp.Expr, quantity: exp.Expr, moment: exp.Expr) -> exp.Expr:
     name = _text(unit).lower()
     if name not in _INTERVALS:
         raise SqlError(f"DATE_ADD: unknown unit {name!r}")
     function, factor = _INTERVALS[name]
-    amount: exp.Expression = exp.paren(quantity)
+    amount: exp.Expr = exp.paren(quantity)
     if factor != 1:
         amount = exp.Mul(this=amount, expression=exp.Literal.number(factor))
     if function in ("to_days", "to_weeks", "to_months", "to_years"):
@@ -112,8 +112,8 @@ def _date_add(unit: exp.Expression, quantity: exp.Expression, moment: exp.Expres
     return exp.paren(exp.Add(this=exp.paren(moment), expression=_call(function, amount)))
 
 
-def _with_unit(name: str) -> Callable[..., exp.Expression]:
-    def build(unit: exp.Expression, *rest: exp.Expression) -> exp.Expression:
+def _with_unit(name: str) -> Callable[..., exp.Expr]:
+    def build(unit: exp.Expr, *rest: exp.Expr) -> exp.Expr:
         if _text(unit).lower() not in _UNITS:
             raise SqlError(f"{name.upper()}: unknown unit {_text(unit)!r}")
         return _call(name, exp.Literal.string(_text(unit).lower()), *rest)
@@ -127,18 +127,18 @@ _FORMATS = [
 ]  # fmt: skip
 
 
-def _format(node: exp.Expression) -> exp.Expression:
+def _format(node: exp.Expr) -> exp.Expr:
     text = _text(node)
     for theirs, ours in _FORMATS:
         text = text.replace(theirs, ours)
     return exp.Literal.string(text)
 
 
-def _to_date(text: exp.Expression, pattern: exp.Expression | None = None) -> exp.Expression:
+def _to_date(text: exp.Expr, pattern: exp.Expr | None = None) -> exp.Expr:
     return _cast(_call("strptime", text, _format(pattern)) if pattern else text, "DATE")
 
 
-def _to_timestamp(text: exp.Expression, pattern: exp.Expression | None = None) -> exp.Expression:
+def _to_timestamp(text: exp.Expr, pattern: exp.Expr | None = None) -> exp.Expr:
     parsed = _cast(_call("strptime", text, _format(pattern)), "TIMESTAMP") if pattern else text
     return _cast(parsed, "TIMESTAMPTZ")
 
@@ -147,7 +147,7 @@ def _same(*names: str) -> dict[str, Any]:
     return {name: name.lower() for name in names}
 
 
-FUNCTIONS: dict[str, str | Callable[..., exp.Expression]] = {
+FUNCTIONS: dict[str, str | Callable[..., exp.Expr]] = {
     # aggregation, window
     **_same("COUNT", "SUM", "AVG", "MIN", "MAX", "ANY_VALUE", "APPROX_COUNT_DISTINCT", "ARRAY_AGG", "BIT_AND"),
     **_same("BIT_OR", "BIT_XOR", "BOOL_AND", "BOOL_OR", "MAX_BY", "MIN_BY", "MEDIAN", "PERCENTILE_CONT"),
@@ -212,37 +212,249 @@ TABLE_FUNCTIONS = ("READ_PARQUET", "GENERATE_SERIES", "UNNEST")
 # ---------------------------------------------------------------- what may occur in a statement
 
 _NODES: frozenset[str] = frozenset(
-    """Select From Where Join Table TableAlias Subquery Identifier Column Star Literal Null Boolean Alias And Or
-    Not Paren EQ NEQ GT GTE LT LTE Is Between In Like ILike Escape Exists Add Sub Mul Div Mod Pow Neg DPipe Case
-    If Cast TryCast DataType DataTypeParam Interval Var Extract Trim Substring StrPosition Anonymous Kwarg Window
-    WindowSpec Filter Distinct Order Ordered Group Having Limit Offset Union With CTE Tuple Values Array Bracket
-    NullSafeEQ NullSafeNEQ AtTimeZone CurrentTimestamp CurrentDate Localtimestamp Unnest Insert Update Delete
-    Merge When Whens Schema OnConflict Parameter ByteString GroupingSets Rollup Cube WithinGroup IgnoreNulls
-    SessionUser Any PropertyEQ""".split()
+    [
+        "Select",
+        "From",
+        "Where",
+        "Join",
+        "Table",
+        "TableAlias",
+        "Subquery",
+        "Identifier",
+        "Column",
+        "Star",
+        "Literal",
+        "Null",
+        "Boolean",
+        "Alias",
+        "And",
+        "Or",
+        "Not",
+        "Paren",
+        "EQ",
+        "NEQ",
+        "GT",
+        "GTE",
+        "LT",
+        "LTE",
+        "Is",
+        "Between",
+        "In",
+        "Like",
+        "ILike",
+        "Escape",
+        "Exists",
+        "Add",
+        "Sub",
+        "Mul",
+        "Div",
+        "Mod",
+        "Pow",
+        "Neg",
+        "DPipe",
+        "Case",
+        "If",
+        "Cast",
+        "TryCast",
+        "DataType",
+        "DataTypeParam",
+        "Interval",
+        "Var",
+        "Extract",
+        "Trim",
+        "Substring",
+        "StrPosition",
+        "Anonymous",
+        "Kwarg",
+        "Window",
+        "WindowSpec",
+        "Filter",
+        "Distinct",
+        "Order",
+        "Ordered",
+        "Group",
+        "Having",
+        "Limit",
+        "Offset",
+        "Union",
+        "With",
+        "CTE",
+        "Tuple",
+        "Values",
+        "Array",
+        "Bracket",
+        "NullSafeEQ",
+        "NullSafeNEQ",
+        "AtTimeZone",
+        "CurrentTimestamp",
+        "CurrentDate",
+        "Localtimestamp",
+        "Unnest",
+        "Insert",
+        "Update",
+        "Delete",
+        "Merge",
+        "When",
+        "Whens",
+        "Schema",
+        "OnConflict",
+        "Parameter",
+        "ByteString",
+        "GroupingSets",
+        "Rollup",
+        "Cube",
+        "WithinGroup",
+        "IgnoreNulls",
+        "SessionUser",
+        "Any",
+        "PropertyEQ",
+    ]
 )
 _TYPES = {
     "INT", "BIGINT", "DECIMAL", "FLOAT", "DOUBLE", "TEXT", "BOOLEAN", "DATE", "TIMESTAMP", "TIMESTAMPTZ",
     "VARBINARY", "ARRAY", "INTERVAL",
 }  # fmt: skip
 _RESERVED: frozenset[str] = frozenset(
-    """all alter and array between bigint bool boolean both call case cast char concat copy create cross
-    current_date current_timestamp database date datetime decimal delete describe distinct double dow doy drop
-    engine epoch except execute exists explain extract false fetch first float from full generate group having if
-    ilike in inner insert int integer intersect interval is isnull join lateral leading left like limit
-    localtimestamp long natural next not null numeric offset on only or order outer over partition precision
-    prepare primary quarter right row rows sample select set show system text time timestamp top trailing trim
-    true truncate union unnest update using varchar week when where with""".split()
+    [
+        "all",
+        "alter",
+        "and",
+        "array",
+        "between",
+        "bigint",
+        "bool",
+        "boolean",
+        "both",
+        "call",
+        "case",
+        "cast",
+        "char",
+        "concat",
+        "copy",
+        "create",
+        "cross",
+        "current_date",
+        "current_timestamp",
+        "database",
+        "date",
+        "datetime",
+        "decimal",
+        "delete",
+        "describe",
+        "distinct",
+        "double",
+        "dow",
+        "doy",
+        "drop",
+        "engine",
+        "epoch",
+        "except",
+        "execute",
+        "exists",
+        "explain",
+        "extract",
+        "false",
+        "fetch",
+        "first",
+        "float",
+        "from",
+        "full",
+        "generate",
+        "group",
+        "having",
+        "if",
+        "ilike",
+        "in",
+        "inner",
+        "insert",
+        "int",
+        "integer",
+        "intersect",
+        "interval",
+        "is",
+        "isnull",
+        "join",
+        "lateral",
+        "leading",
+        "left",
+        "like",
+        "limit",
+        "localtimestamp",
+        "long",
+        "natural",
+        "next",
+        "not",
+        "null",
+        "numeric",
+        "offset",
+        "on",
+        "only",
+        "or",
+        "order",
+        "outer",
+        "over",
+        "partition",
+        "precision",
+        "prepare",
+        "primary",
+        "quarter",
+        "right",
+        "row",
+        "rows",
+        "sample",
+        "select",
+        "set",
+        "show",
+        "system",
+        "text",
+        "time",
+        "timestamp",
+        "top",
+        "trailing",
+        "trim",
+        "true",
+        "truncate",
+        "union",
+        "unnest",
+        "update",
+        "using",
+        "varchar",
+        "week",
+        "when",
+        "where",
+        "with",
+    ]
 )
 _JOINS = {("", ""), ("", "INNER"), ("", "CROSS"), ("", "OUTER")} | {
     (side, kind) for side in ("LEFT", "RIGHT", "FULL") for kind in ("", "OUTER")
 }
 #: Page "System settings": what ``SET`` and ``WITH (...)`` may name.
 SETTINGS: frozenset[str] = frozenset(
-    """timezone time_zone standard_conforming_strings max_result_rows statement_timeout
-    cancel_query_on_connection_drop enable_automated_column_statistics enable_result_cache enable_subresult_cache
-    enable_scan_cache insert_sharding tablet_min_size_bytes tablet_max_size_bytes max_table_partitions_on_insert
-    cross_region_request_mode optimizer_mode enable_storage_statistics max_threads max_insert_threads
-    late_materialization_max_rows derive_ndv_from_unique_keys query_label warmup""".split()
+    [
+        "timezone",
+        "time_zone",
+        "standard_conforming_strings",
+        "max_result_rows",
+        "statement_timeout",
+        "cancel_query_on_connection_drop",
+        "enable_automated_column_statistics",
+        "enable_result_cache",
+        "enable_subresult_cache",
+        "enable_scan_cache",
+        "insert_sharding",
+        "tablet_min_size_bytes",
+        "tablet_max_size_bytes",
+        "max_table_partitions_on_insert",
+        "cross_region_request_mode",
+        "optimizer_mode",
+        "enable_storage_statistics",
+        "max_threads",
+        "max_insert_threads",
+        "late_materialization_max_rows",
+        "derive_ndv_from_unique_keys",
+        "query_label",
+        "warmup",
+    ]
 )
 
 
@@ -264,7 +476,7 @@ def _quote_file_columns(sql: str) -> str:
     return _SCAN.sub(lambda m: f'"{m[0].lower()}"' if m[0].startswith("$") else m[0], sql)
 
 
-def parse(sql: str) -> exp.Expression:
+def parse(sql: str) -> exp.Expr:
     """The syntax tree of one SELECT, INSERT, UPDATE, DELETE or MERGE, checked and with encoded identifiers.
 
     Raises SqlError for a syntax error and for everything that Firebolt's documentation does not have.
@@ -275,22 +487,22 @@ def parse(sql: str) -> exp.Expression:
         raise SqlError(f"Syntax error: {error}", name="Parse Error") from error
     if len(trees) != 1 or trees[0] is None:
         raise SqlError("expected exactly one statement", name="Parse Error")
-    tree = cast(exp.Expression, trees[0])
+    tree = cast(exp.Expr, trees[0])
     if not isinstance(tree, exp.Select | exp.Union | exp.Subquery | exp.Insert | exp.Update | exp.Delete | exp.Merge):
         raise refused(f"statement {tree.key.upper()}")
     check(tree)
     return tree
 
 
-def parse_expression(sql: str) -> exp.Expression:
+def parse_expression(sql: str) -> exp.Expr:
     """The syntax tree of a scalar expression (DEFAULT, PARTITION BY), checked and encoded."""
     tree = parse(f"SELECT {sql}")
     if len(tree.expressions) != 1:
         raise SqlError(f"{sql!r} is not one expression", name="Parse Error")
-    return cast(exp.Expression, tree.expressions[0]).pop()
+    return cast(exp.Expr, tree.expressions[0]).pop()
 
 
-def check(tree: exp.Expression) -> None:
+def check(tree: exp.Expr) -> None:
     """Refuses undocumented constructs and encodes the identifiers, in place."""
     for node in tree.walk():
         kind = type(node).__name__
@@ -338,7 +550,9 @@ def _check_type(node: exp.DataType) -> None:
     if name not in _TYPES:
         raise refused(f"type {node.sql()}")
     if name == "DECIMAL":
-        numeric = parse_type("numeric(" + ",".join(e.sql() for e in node.expressions) + ")" if node.expressions else "numeric")
+        numeric = parse_type(
+            "numeric(" + ",".join(e.sql() for e in node.expressions) + ")" if node.expressions else "numeric"
+        )
         params = [exp.DataTypeParam(this=exp.Literal.number(n)) for n in numeric.args]
         node.set("expressions", params)
 
@@ -355,7 +569,7 @@ def _check_with(node: exp.With) -> None:
         raise refused(f"WITH before {node.parent.key.upper()}")
 
 
-def _check_dml(node: exp.Expression) -> None:
+def _check_dml(node: exp.Expr) -> None:
     for clause in ("returning", "overwrite", "ignore", "alternative", "limit", "order", "default"):
         if node.args.get(clause):
             raise refused(clause.upper())
@@ -367,7 +581,7 @@ def _check_star(node: exp.Star) -> None:
             raise refused(f"* {clause.upper()}")
 
 
-def _check_placeholder(node: exp.Expression) -> None:
+def _check_placeholder(node: exp.Expr) -> None:
     raise SqlError("the statement has a parameter without a value")
 
 
@@ -386,10 +600,10 @@ _RULES: dict[str, Callable[[Any], None]] = {
 }
 
 
-def with_parameters(tree: exp.Expression, values: dict[str, Any]) -> None:
+def with_parameters(tree: exp.Expr, values: dict[str, Any]) -> None:
     """Puts the values of ``query_parameters`` (page "Parameterized queries") in place of ``$1``, ``$2`` ..."""
     for node in list(tree.find_all(exp.Parameter)):
-        name = f"${node.this.this if isinstance(node.this, exp.Expression) else node.this}"
+        name = f"${node.this.this if isinstance(node.this, exp.Expr) else node.this}"
         if name not in values:
             raise SqlError(f"no value for parameter {name}")
         value = values[name]
@@ -415,7 +629,7 @@ class Context:
     #: placeholder name -> subquery, filled while translating
     subqueries: dict[str, str] = field(default_factory=dict)
 
-    def value(self, name: str) -> exp.Expression:
+    def value(self, name: str) -> exp.Expr:
         """The value of one of CONTEXT_FUNCTIONS."""
         moment = self.now.strftime("%Y-%m-%d %H:%M:%S.%f")
         if name in ("NOW", "CURRENT_TIMESTAMP"):
@@ -438,7 +652,7 @@ class Context:
 _COMPARISONS = (exp.EQ, exp.NEQ, exp.GT, exp.GTE, exp.LT, exp.LTE, exp.NullSafeEQ, exp.NullSafeNEQ)
 
 
-def to_duckdb(tree: exp.Expression, context: Context) -> str:
+def to_duckdb(tree: exp.Expr, context: Context) -> str:
     """The DuckDB text of a checked tree (which is used up)."""
     holder = exp.Paren(this=tree)
     _resolve_tables(holder, context)
@@ -450,33 +664,28 @@ def to_duckdb(tree: exp.Expression, context: Context) -> str:
     return text
 
 
-def strict(tree: exp.Expression) -> exp.Expression:
+def strict(tree: exp.Expr) -> exp.Expr:
     """The tree with comparisons in a form for which DuckDB does not cast TEXT to a number or date by itself.
 
     Only for binding (the types are the same, the plan would be slow): Firebolt has no such implicit cast
     (page "Data types", table "Type Conversion"), DuckDB has one for ``=`` and its like but not for BETWEEN.
     """
-    tree = tree.copy()
-    for node in list(tree.find_all(*_COMPARISONS)):
-        if isinstance(node.parent, exp.PropertyEQ) or isinstance(node.parent, exp.Update):
-            continue
+    holder = exp.Paren(this=tree.copy())
+    for node in list(holder.find_all(*_COMPARISONS)):
         left, right = node.this, node.expression
         if any(isinstance(side, exp.Tuple | exp.Any | exp.All) for side in (left, right)):
             continue
         between = exp.Between(this=exp.paren(left), low=exp.paren(right), high=exp.paren(right.copy()))
-        if node is tree:
-            tree = between
-        else:
-            node.replace(between)
-    for node in list(tree.find_all(exp.In)):
-        if node.expressions and not any(isinstance(e, exp.Tuple) for e in [node.this, *node.expressions]):
-            item = exp.paren(node.this)
-            tests = [exp.Between(this=item.copy(), low=e.copy(), high=e.copy()) for e in node.expressions]
-            node.replace(exp.paren(exp.or_(*tests)))
-    return tree
+        node.replace(between)
+    for test in list(holder.find_all(exp.In)):
+        if test.expressions and not any(isinstance(e, exp.Tuple) for e in [test.this, *test.expressions]):
+            item = exp.paren(test.this)
+            tests = [exp.Between(this=item.copy(), low=e.copy(), high=e.copy()) for e in test.expressions]
+            test.replace(exp.paren(exp.or_(*tests)))
+    return holder.this
 
 
-def _resolve_tables(holder: exp.Expression, context: Context) -> None:
+def _resolve_tables(holder: exp.Expr, context: Context) -> None:
     for table in list(holder.find_all(exp.Table)):
         if isinstance(table.this, exp.Anonymous) and str(table.this.this).upper() != "READ_PARQUET":
             continue
@@ -502,7 +711,7 @@ def table_alias(table: exp.Table) -> str:
 
 def is_cte(table: exp.Table) -> bool:
     """Whether the name is that of a common table expression around it."""
-    node: exp.Expression | None = table
+    node: exp.Expr | None = table
     while node is not None:
         with_ = node.args.get("with_") or node.args.get("with")
         if with_ and any(cte.alias == table.name and not _inside(table, cte) for cte in with_.expressions):
@@ -511,8 +720,8 @@ def is_cte(table: exp.Table) -> bool:
     return False
 
 
-def _inside(node: exp.Expression, ancestor: exp.Expression) -> bool:
-    current: exp.Expression | None = node
+def _inside(node: exp.Expr, ancestor: exp.Expr) -> bool:
+    current: exp.Expr | None = node
     while current is not None:
         if current is ancestor:
             return True
@@ -520,7 +729,7 @@ def _inside(node: exp.Expression, ancestor: exp.Expression) -> bool:
     return False
 
 
-def _translate(node: exp.Expression, context: Context) -> None:
+def _translate(node: exp.Expr, context: Context) -> None:
     if isinstance(node, exp.CurrentTimestamp | exp.CurrentDate | exp.Localtimestamp | exp.SessionUser):
         name = {"currenttimestamp": "NOW", "currentdate": "CURRENT_DATE", "localtimestamp": "LOCALTIMESTAMP"}
         node.replace(context.value(name.get(node.key, "SESSION_USER")))
@@ -548,15 +757,15 @@ def _translate(node: exp.Expression, context: Context) -> None:
         node.replace(bytea_literal(node.this))
 
 
-def _is_bytea(to: exp.Expression) -> bool:
+def _is_bytea(to: exp.Expr) -> bool:
     return isinstance(to, exp.DataType) and to.this == exp.DataType.Type.VARBINARY
 
 
-def _is_string(node: exp.Expression) -> bool:
+def _is_string(node: exp.Expr) -> bool:
     return isinstance(node, exp.Literal) and bool(node.is_string)
 
 
-def bytea_literal(node: exp.Expression) -> exp.Expression:
+def bytea_literal(node: exp.Expr) -> exp.Expr:
     r"""The BYTEA value of a string literal: ``\x`` and hexadecimal digits, else the bytes of the text."""
     text = str(node.this)
     data = text[2:] if text.startswith("\\x") else text.encode().hex()
@@ -565,7 +774,7 @@ def bytea_literal(node: exp.Expression) -> exp.Expression:
     return _call("unhex", exp.Literal.string(data))
 
 
-def _byte_string(text: str) -> exp.Expression:
+def _byte_string(text: str) -> exp.Expr:
     """An E'...' literal, whose escapes the tokenizer has resolved; bytes that are not text become BYTEA."""
     try:
         raw = text.encode("latin-1")
@@ -581,7 +790,7 @@ def _byte_string(text: str) -> exp.Expression:
 FILE_COLUMNS = ("$source_file_name", "$source_file_timestamp", "$source_file_size", "$source_file_etag")
 
 
-def file_columns_used(tree: exp.Expression) -> list[str]:
+def file_columns_used(tree: exp.Expr) -> list[str]:
     """Which of the metadata columns the statement names (they are not part of ``*``)."""
     return sorted({c.name for c in tree.find_all(exp.Column) if c.name in FILE_COLUMNS})
 
@@ -593,7 +802,7 @@ def _hide_file_columns(star: exp.Star) -> None:
     if select is None or not used or star.meta.get("all"):
         return
     from_ = select.args.get("from_") or select.args.get("from")
-    tables: list[exp.Expression] = [from_.this] if from_ else []
+    tables: list[exp.Expr] = [from_.this] if from_ else []
     tables += [join.this for join in select.args.get("joins") or []]
     wanted = star.parent.table if isinstance(star.parent, exp.Column) else None
     for table in tables:
@@ -602,14 +811,14 @@ def _hide_file_columns(star: exp.Star) -> None:
             return
 
 
-def projections(tree: exp.Expression) -> list[exp.Expression]:
+def projections(tree: exp.Expr) -> list[exp.Expr]:
     """The output expressions of a query (of the first SELECT in a UNION)."""
     while isinstance(tree, exp.Union | exp.Subquery):
         tree = tree.this
     return list(tree.expressions)
 
 
-def output_names(tree: exp.Expression) -> list[str | None]:
+def output_names(tree: exp.Expr) -> list[str | None]:
     """Names that Firebolt gives to outputs without one (as PostgreSQL does), None where DuckDB's are right."""
     names: list[str | None] = []
     for item in projections(tree):
@@ -627,7 +836,7 @@ def output_names(tree: exp.Expression) -> list[str | None]:
     return names
 
 
-def is_literal(node: exp.Expression) -> bool:
+def is_literal(node: exp.Expr) -> bool:
     """Whether an expression is written as a literal (so its type is still open in Firebolt)."""
     node = node.unalias()
     if isinstance(node, exp.Neg | exp.Paren):

@@ -15,15 +15,16 @@ from __future__ import annotations
 
 import functools
 import itertools
+import shutil
+import tempfile
 import threading
 import time
-import uuid
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import duckdb
 
@@ -37,7 +38,7 @@ LIVE = (1 << 63) - 1
 
 def run(cursor: duckdb.DuckDBPyConnection, sql: str, values: list[Any] | None = None) -> list[tuple[Any, ...]]:
     """Executes DuckDB SQL and reads all of its result (DuckDB refuses other work before that)."""
-    return cast(list[tuple[Any, ...]], cursor.execute(sql, values).fetchall())
+    return cursor.execute(sql, values).fetchall()
 
 
 @dataclass
@@ -103,6 +104,8 @@ class Transaction:
     added: dict[str, tuple[Table, str]] = field(default_factory=dict)
     #: ids of tables with a private ``i`` and ``d`` table
     written: set[int] = field(default_factory=set)
+    #: table id -> at most so many rows are in its private ``i`` table
+    own_rows: dict[int, int] = field(default_factory=dict)
     statements: int = 0
     failed: bool = False
     ended: str = ""
@@ -122,11 +125,16 @@ class Engine:
         self.s3 = s3
         if state is not None:
             state.mkdir(parents=True, exist_ok=True)
-        self.scratch = (state or Path("/tmp")) / f"standin-scratch-{uuid.uuid4().hex[:8]}"
-        self.scratch.mkdir()
         path = str(state / "standin.duckdb") if state else ":memory:"
-        config = {"autoinstall_known_extensions": "false", "autoload_known_extensions": "false", "threads": "2"}
+        config: dict[str, Any] = {
+            "autoinstall_known_extensions": "false",
+            "autoload_known_extensions": "false",
+            "threads": "2",
+        }
         self._db = duckdb.connect(path, config=config)
+        for old in state.glob("standin-scratch-*") if state else ():
+            shutil.rmtree(old)
+        self.scratch = Path(tempfile.mkdtemp(prefix="standin-scratch-", dir=state))
         for setting in (
             "TimeZone = 'UTC'",
             "integer_division = true",
@@ -149,7 +157,7 @@ class Engine:
 
     def _load(self) -> None:
         run(self._db, "CREATE TABLE IF NOT EXISTS fb_meta (k VARCHAR, v VARCHAR)")
-        meta = {k: v for k, v in run(self._db, "SELECT k, v FROM fb_meta")}
+        meta: dict[str, str] = dict(run(self._db, "SELECT k, v FROM fb_meta"))  # type: ignore[arg-type]
         if not meta:
             start = {"commit": "0", "next_id": "1", "catalog": catalog.dump({}, {})}
             self._db.executemany("INSERT INTO fb_meta VALUES (?, ?)", list(start.items()))
@@ -161,9 +169,7 @@ class Engine:
         for (name,) in run(self._db, "SELECT table_name FROM duckdb_tables() WHERE table_name LIKE 't%'"):
             if int(name[1:]) not in tables:
                 run(self._db, f"DROP TABLE {name}")
-        self._next_row = {
-            t: run(self._db, f"SELECT coalesce(max(rid), 0) + 1 FROM main.t{t}")[0][0] for t in tables
-        }
+        self._next_row = {t: run(self._db, f"SELECT coalesce(max(rid), 0) + 1 FROM main.t{t}")[0][0] for t in tables}
 
     def new_id(self) -> int:
         """A number for a table or column that is never used twice."""
@@ -175,11 +181,7 @@ class Engine:
         with self._commit_lock, self._mutex:
             self._open.clear()
             self._db.close()
-        for file in self.scratch.glob("*"):
-            if file.is_file():
-                file.unlink()
-        if not any(self.scratch.iterdir()):
-            self.scratch.rmdir()
+        shutil.rmtree(self.scratch)
 
     # ------------------------------------------------------------ begin, find, end
 
@@ -312,7 +314,7 @@ class Engine:
                 commit.tablets[table] = tablets
                 if by_rows:
                     commit.rows[table] = {r[0] for r in run(tx.cursor, f"SELECT rid FROM temp.d{table}")}
-            if tablets or run(tx.cursor, f"SELECT 1 FROM temp.i{table} LIMIT 1"):
+            if tablets or tx.own_rows.get(table):
                 commit.tables.add(table)
         return commit
 
@@ -332,7 +334,9 @@ class Engine:
             conflicts += found
             transactions += bool(found)
         if conflicts:
-            raise self.conflict(f"detected {conflicts} conflicts with {transactions} transactions on transaction commit")
+            raise self.conflict(
+                f"detected {conflicts} conflicts with {transactions} transactions on transaction commit"
+            )
 
     def conflict(self, what: str) -> SqlError:
         """The error of a COMMIT that lost."""

@@ -29,6 +29,8 @@ from .errors import SqlError, refused
 from .fbtypes import FbType
 
 RID, OWN, TAB, HIT, ACT = ("^!rid", "^!own", "^!tab", "^!hit", "^!act")
+#: PARTITION BY expressions -> DuckDB SQL of the tablet's name
+_TABLETS: dict[tuple[str, ...], str] = {}
 
 
 @dataclass
@@ -43,9 +45,7 @@ class Result:
 class Executor:
     """One statement in one transaction; use once."""
 
-    def __init__(
-        self, engine: Engine, tx: Transaction, settings: dict[str, str], parameters: dict[str, Any]
-    ) -> None:
+    def __init__(self, engine: Engine, tx: Transaction, settings: dict[str, str], parameters: dict[str, Any]) -> None:
         self.engine = engine
         self.tx = tx
         self.settings = settings
@@ -69,7 +69,7 @@ class Executor:
         except duckdb.Error as error:
             raise _from_duckdb(error) from error
         finally:
-            for name in self.temporary:
+            for name in self.temporary if self.tx.explicit else ():  # else they go with the connection
                 self._do(f"DROP TABLE IF EXISTS temp.{name}")
             for name in self.registered:
                 self.tx.cursor.unregister(name)
@@ -81,9 +81,8 @@ class Executor:
     def _dispatch(self, statement: st.Statement) -> Result | None:
         if isinstance(statement, st.Query):
             return self._query(statement.tree)
-        if isinstance(statement, st.Dml):
-            return self._dml(statement.tree)
         handlers: dict[type, Any] = {
+            st.Dml: lambda s: self._dml(s.tree),
             st.Truncate: self._truncate,
             st.CreateTable: self._create_table,
             st.CreateView: self._create_view,
@@ -137,10 +136,10 @@ class Executor:
             relation=self._relation_text,
         )
 
-    def _sql(self, tree: exp.Expression) -> str:
+    def _sql(self, tree: exp.Expr) -> str:
         return dialect.to_duckdb(tree.copy(), self._context())
 
-    def _describe(self, tree: exp.Expression) -> list[tuple[str, FbType]]:
+    def _describe(self, tree: exp.Expr) -> list[tuple[str, FbType]]:
         """Names and types of a query's outputs, bound without casts that Firebolt does not make."""
         text = dialect.to_duckdb(dialect.strict(tree), self._context())
         return [(r[0], fbtypes.from_duckdb(r[1])) for r in self._do("DESCRIBE " + text)]
@@ -198,8 +197,11 @@ class Executor:
 
     def _tablet(self, table: Table) -> str:
         """DuckDB SQL for the partition of a row, as text; a table without partitions is one tablet."""
-        keys = [self._sql(dialect.parse_expression(p)) for p in table.partition_by]
-        return " || chr(31) || ".join(f"coalesce(CAST({k} AS VARCHAR), '')" for k in keys) or "''"
+        if table.partition_by not in _TABLETS:
+            keys = [self._sql(dialect.parse_expression(p)) for p in table.partition_by]
+            parts = [f"coalesce(CAST({k} AS VARCHAR), '')" for k in keys]
+            _TABLETS[table.partition_by] = " || chr(31) || ".join(parts) or "''"
+        return _TABLETS[table.partition_by]
 
     # ------------------------------------------------------------ READ_PARQUET, information_schema
 
@@ -210,7 +212,7 @@ class Executor:
         return self.parquet[key]
 
     def _load_parquet(self, call: exp.Anonymous) -> str:
-        arguments: dict[str, exp.Expression] = {}
+        arguments: dict[str, exp.Expr] = {}
         for position, item in enumerate(call.expressions):
             if isinstance(item, exp.Kwarg):
                 arguments[item.this.name.upper()] = item.expression
@@ -335,7 +337,7 @@ class Executor:
 
     # ------------------------------------------------------------ SELECT
 
-    def _query(self, tree: exp.Expression) -> Result:
+    def _query(self, tree: exp.Expr) -> Result:
         dialect.with_parameters(tree, self.parameters)
         self.file_columns = dialect.file_columns_used(tree)
         described = self._describe(tree)
@@ -354,22 +356,22 @@ class Executor:
             rows=[list(row) for row in zip(*values, strict=True)],
         )
 
-    def _check_unions(self, tree: exp.Expression) -> None:
+    def _check_unions(self, tree: exp.Expr) -> None:
         """UNION needs the same types on both sides (page "SELECT"); DuckDB would turn both into TEXT."""
         for union in tree.find_all(exp.Union):
             if union.find(exp.With) or tree.find(exp.With):
                 continue
-            sides = [self._describe(cast(exp.Expression, side)) for side in (union.this, union.expression)]
-            literals = [dialect.projections(cast(exp.Expression, side)) for side in (union.this, union.expression)]
+            sides = [self._describe(cast(exp.Expr, side)) for side in (union.this, union.expression)]
+            literals = [dialect.projections(cast(exp.Expr, side)) for side in (union.this, union.expression)]
             for i, ((_, left), (_, right)) in enumerate(zip(*sides, strict=False)):
                 written = any(len(p) == len(sides[0]) and dialect.is_literal(p[i]) for p in literals)
-                if (left.name == "text") != (right.name == "text") and not written:
-                    if "unknown" not in (left.name, right.name):
-                        raise SqlError(f"UNION types {left} and {right} cannot be matched", name="Type Error")
+                differ = (left.name == "text") != (right.name == "text")
+                if differ and not written and "unknown" not in (left.name, right.name):
+                    raise SqlError(f"UNION types {left} and {right} cannot be matched", name="Type Error")
 
     # ------------------------------------------------------------ INSERT, UPDATE, DELETE, MERGE
 
-    def _dml(self, tree: exp.Expression) -> None:
+    def _dml(self, tree: exp.Expr) -> None:
         dialect.with_parameters(tree, self.parameters)
         self.file_columns = dialect.file_columns_used(tree)
         if isinstance(tree, exp.Insert):
@@ -381,7 +383,7 @@ class Executor:
         elif isinstance(tree, exp.Merge):
             self._merge(tree)
 
-    def _target(self, node: exp.Expression) -> tuple[Table, exp.Table]:
+    def _target(self, node: exp.Expr) -> tuple[Table, exp.Table]:
         if not isinstance(node, exp.Table) or isinstance(node.this, exp.Anonymous):
             raise SqlError("the target must be a table")
         schema = node.args.get("db")
@@ -398,7 +400,7 @@ class Executor:
         self._do(f"CREATE TEMP TABLE {name} AS {select}")
         return name
 
-    def _assign(self, node: exp.Expression, source: FbType, column: Column, is_literal: bool) -> exp.Expression:
+    def _assign(self, node: exp.Expr, source: FbType, column: Column, is_literal: bool) -> exp.Expr:
         """The expression as a value of ``column``; SqlError if Firebolt would want an explicit cast."""
         strict = self.engine.options.strict_types
         if not fbtypes.assignable(source, column.type, literal=is_literal, strict=strict):
@@ -411,7 +413,7 @@ class Executor:
             return _fragment("CASE WHEN v LIKE '\\x%' THEN unhex(substr(v, 3)) ELSE encode(v) END", v=node)
         return _cast(node, column.type)
 
-    def _default(self, column: Column) -> exp.Expression:
+    def _default(self, column: Column) -> exp.Expr:
         """The value of a column that is not given."""
         return _cast(dialect.parse_expression(column.default or "NULL"), column.type)
 
@@ -425,7 +427,9 @@ class Executor:
                 tests.append((f"contains({c.stored}, chr(0))", f"character zero in text column {decode(c.name)!r}"))
             if c.type.name in ("date", "timestamp", "timestamptz"):
                 low, high = f"'0001-01-01'::{c.type.duckdb}", f"'9999-12-31 23:59:59.999999'::{c.type.duckdb}"
-                tests.append((f"NOT {c.stored} BETWEEN {low} AND {high}", f"{c.type} out of range in {decode(c.name)!r}"))
+                tests.append(
+                    (f"NOT {c.stored} BETWEEN {low} AND {high}", f"{c.type} out of range in {decode(c.name)!r}")
+                )
         if not tests:
             return
         counts = ", ".join(f"count(*) FILTER (WHERE {test})" for test, _ in tests)
@@ -436,15 +440,14 @@ class Executor:
 
     def _add_rows(self, table: Table, work: str, where: str = "true") -> None:
         names = ", ".join(c.stored for c in table.columns)
-        self._do(f"INSERT INTO temp.i{table.id} ({names}) SELECT {names} FROM temp.{work} WHERE {where}")
+        made = self._do(f"INSERT INTO temp.i{table.id} ({names}) SELECT {names} FROM temp.{work} WHERE {where}")
+        self.tx.own_rows[table.id] = self.tx.own_rows.get(table.id, 0) + int(made[0][0])
 
     def _end_rows(self, table: Table, work: str, where: str = "true") -> None:
         do, rid, own, tab = self._do, quoted(RID), quoted(OWN), quoted(TAB)
         do(f"INSERT INTO temp.d{table.id} SELECT {rid}, {tab} FROM temp.{work} WHERE NOT {own} AND {where}")
-        do(
-            f"DELETE FROM temp.i{table.id} WHERE rowid IN "
-            f"(SELECT {rid} FROM temp.{work} WHERE {own} AND {where})"
-        )
+        if self.tx.own_rows.get(table.id):
+            do(f"DELETE FROM temp.i{table.id} WHERE rowid IN (SELECT {rid} FROM temp.{work} WHERE {own} AND {where})")
 
     def _refuse_duplicates(self, work: str, what: str, where: str) -> None:
         key = f"{quoted(RID)}, {quoted(OWN)}"
@@ -462,7 +465,7 @@ class Executor:
             raise SqlError("INSERT needs VALUES or a query", name="Parse Error")
         self._insert(table, names, tree.expression)
 
-    def _insert(self, table: Table, names: list[str] | None, source: exp.Expression) -> None:
+    def _insert(self, table: Table, names: list[str] | None, source: exp.Expr) -> None:
         columns = [self._column(table, n) for n in names] if names is not None else list(table.columns)
         if len({c.name for c in columns}) != len(columns):
             raise SqlError("a column is named twice")
@@ -495,7 +498,7 @@ class Executor:
         if len(tuple_) != len(names):
             raise SqlError(f"INSERT has {len(tuple_)} expressions for {len(names)} columns")
         on = [exp.EQ(this=_name(k.name, table.name), expression=_name(k.name, "excluded")) for k in keys]
-        whens: list[exp.Expression] = []
+        whens: list[exp.Expr] = []
         if conflict.expressions:
             sets = conflict.expressions
             if any(isinstance(s, exp.Star) for s in sets):
@@ -520,7 +523,7 @@ class Executor:
         )
         self._merge(merge)
 
-    def _assignments(self, table: Table, sets: Sequence[exp.Expression]) -> list[tuple[Column, exp.Expression]]:
+    def _assignments(self, table: Table, sets: Sequence[exp.Expr]) -> list[tuple[Column, exp.Expr]]:
         """``column = value`` pairs of UPDATE SET."""
         pairs = []
         for item in sets:
@@ -531,7 +534,7 @@ class Executor:
             raise SqlError("a column is set twice")
         return pairs
 
-    def _hidden(self, name: str) -> list[exp.Expression]:
+    def _hidden(self, name: str) -> list[exp.Expr]:
         return [exp.alias_(_name(h, name), h, quoted=True) for h in (RID, OWN, TAB)]
 
     def _update(self, tree: exp.Update) -> None:
@@ -552,7 +555,8 @@ class Executor:
         chosen = [exp.alias_(values.get(c.name) or _name(c.name, name), c.stored) for c in table.columns]
         query.set("expressions", self._hidden(name) + chosen)
         work = self._work_table(self._sql(query))
-        self._refuse_duplicates(work, "UPDATE ... FROM", "true")
+        if from_ is not None:
+            self._refuse_duplicates(work, "UPDATE ... FROM", "true")
         self._check_rows(work, [c for c, _ in sets])
         self._end_rows(table, work)
         self._add_rows(table, work)
@@ -621,7 +625,7 @@ class Executor:
             case = per_column.setdefault(column.name, exp.Case(this=_name(ACT)))
             value = self._assign(node.copy(), kind, column, dialect.is_literal(node))
             per_column[column.name] = case.when(exp.Literal.number(branch.number), value)
-        chosen: list[exp.Expression] = [exp.alias_(act, ACT, quoted=True)]
+        chosen: list[exp.Expr] = [exp.alias_(act, ACT, quoted=True)]
         chosen += [*self._hidden(name), exp.alias_(_name(HIT, source_alias), HIT, quoted=True)]
         for column in table.columns:
             own = per_column.get(column.name)
@@ -647,7 +651,7 @@ class Executor:
         self._end_rows(table, work, rows_of("UPDATE", "DELETE"))
         self._add_rows(table, work, rows_of("UPDATE", "INSERT"))
 
-    def _expand(self, branch: Branch, table: Table, name: str, source_alias: str, source: exp.Expression) -> None:
+    def _expand(self, branch: Branch, table: Table, name: str, source_alias: str, source: exp.Expr) -> None:
         """Fills in the values that a branch stores, per column."""
         then = branch.then
         if branch.kind == "UPDATE":
@@ -658,7 +662,7 @@ class Executor:
             else:
                 branch.values = self._assignments(table, sets)
         elif branch.kind == "INSERT":
-            given: dict[str, exp.Expression] = {}
+            given: dict[str, exp.Expr] = {}
             if isinstance(then.this, exp.Tuple | exp.Column) and then.expression is not None:
                 columns = then.this.expressions if isinstance(then.this, exp.Tuple) else [then.this]
                 values = then.expression.expressions if isinstance(then.expression, exp.Tuple) else [then.expression]
@@ -673,7 +677,7 @@ class Executor:
                 raise SqlError("MERGE INSERT needs (columns) VALUES (values), or *", name="Parse Error")
             branch.values = [(c, given[c.name] if c.name in given else self._default(c)) for c in table.columns]
 
-    def _same_columns(self, table: Table, source: exp.Expression) -> list[str]:
+    def _same_columns(self, table: Table, source: exp.Expr) -> list[str]:
         names = [n for n, _ in self._describe(exp.select("*").from_(source.copy())) if n != HIT]
         if set(names) != {c.name for c in table.columns}:
             raise SqlError("MERGE with * needs the same column names in source and target")
@@ -702,7 +706,10 @@ class Executor:
             names = statement.names or [n for n, _ in described]
             if len(names) != len(described):
                 raise SqlError(f"CREATE TABLE AS: {len(names)} names for {len(described)} columns")
-            new = [st.Column(n, FbType("text") if k.name == "unknown" else k, True, None) for n, (_, k) in zip(names, described, strict=True)]
+            new = [
+                st.Column(n, FbType("text") if k.name == "unknown" else k, True, None)
+                for n, (_, k) in zip(names, described, strict=True)
+            ]
         else:
             new = statement.columns
         columns = tuple(Column(c.name, f"c{self.engine.new_id()}", c.type, c.nullable, c.default) for c in new)
@@ -731,16 +738,18 @@ class Executor:
 
     def _create_view(self, statement: st.CreateView) -> None:
         existing = self.tx.relations.get(statement.name)
-        if existing is not None and not (statement.or_replace and isinstance(existing, View)):
-            if not self._new_name(statement.name, statement.if_not_exists):
-                return
+        replaced = statement.or_replace and isinstance(existing, View)
+        if not replaced and not self._new_name(statement.name, statement.if_not_exists):
+            return
         tree = dialect.parse(statement.query)
         described = self._describe(tree)
         if statement.columns and len(statement.columns) != len(described):
             raise SqlError(f"CREATE VIEW: {len(statement.columns)} names for {len(described)} columns")
         tables = [t for t in tree.find_all(exp.Table) if not isinstance(t.this, exp.Anonymous)]
         depends = {t.name for t in tables if not dialect.is_cte(t) and t.db != "information_schema"}
-        view = View(statement.name, statement.query, tuple(statement.columns), tuple(sorted(depends)), self.now.isoformat())
+        view = View(
+            statement.name, statement.query, tuple(statement.columns), tuple(sorted(depends)), self.now.isoformat()
+        )
         if statement.name in depends:
             raise SqlError("a view cannot read itself")
         self.engine.define(self.tx, view.name, view)
@@ -817,7 +826,9 @@ class Executor:
             return
         relation = self._relation_of(statement.table)
         if views := self._dependents(statement.table):
-            raise SqlError(f"{decode(statement.table)!r} cannot be renamed: view {decode(views[0].name)!r} depends on it")
+            raise SqlError(
+                f"{decode(statement.table)!r} cannot be renamed: view {decode(views[0].name)!r} depends on it"
+            )
         self._new_name(statement.new, False)
         self.engine.define(self.tx, statement.table, None)
         self.engine.define(self.tx, statement.new, replace(relation, name=statement.new))
@@ -849,9 +860,9 @@ class Branch:
     number: int
     category: str
     kind: str
-    condition: exp.Expression | None
-    then: exp.Expression
-    values: list[tuple[Column, exp.Expression]]
+    condition: exp.Expr | None
+    then: exp.Expr
+    values: list[tuple[Column, exp.Expr]]
 
 
 def _branch(when: exp.When, number: int) -> Branch:
@@ -859,13 +870,17 @@ def _branch(when: exp.When, number: int) -> Branch:
     category = "MATCHED" if when.args.get("matched") else "NOT MATCHED BY SOURCE" if source else "NOT MATCHED"
     then = when.args["then"]
     kind = type(then).__name__.upper() if isinstance(then, exp.Update | exp.Insert) else then.name.upper()
-    allowed = {"MATCHED": ("UPDATE", "DELETE"), "NOT MATCHED": ("INSERT",), "NOT MATCHED BY SOURCE": ("UPDATE", "DELETE")}
+    allowed = {
+        "MATCHED": ("UPDATE", "DELETE"),
+        "NOT MATCHED": ("INSERT",),
+        "NOT MATCHED BY SOURCE": ("UPDATE", "DELETE"),
+    }
     if kind not in (*allowed[category], "DO NOTHING"):
         raise refused(f"WHEN {category} THEN {kind}")
     return Branch(number, category, kind, when.args.get("condition"), then, [])
 
 
-def _marked_source(using: exp.Expression) -> tuple[str, exp.Expression]:
+def _marked_source(using: exp.Expr) -> tuple[str, exp.Expr]:
     """The source of a MERGE with a column that is set in each of its rows, and its alias."""
     alias = using.alias or (dialect.table_alias(using) if isinstance(using, exp.Table) else "")
     if not alias:
@@ -882,11 +897,11 @@ def _name(name: str, table: str | None = None) -> exp.Column:
     )
 
 
-def _cast(node: exp.Expression, kind: FbType) -> exp.Expression:
+def _cast(node: exp.Expr, kind: FbType) -> exp.Expr:
     return exp.Cast(this=node, to=exp.DataType.build(kind.duckdb, dialect="duckdb"))
 
 
-def _fragment(text: str, **parts: exp.Expression) -> exp.Expression:
+def _fragment(text: str, **parts: exp.Expr) -> exp.Expr:
     """DuckDB SQL as a tree, with columns of the given names replaced."""
     import sqlglot
 
@@ -896,7 +911,7 @@ def _fragment(text: str, **parts: exp.Expression) -> exp.Expression:
     )
 
 
-def _as_query(source: exp.Expression) -> tuple[exp.Expression, list[bool]]:
+def _as_query(source: exp.Expr) -> tuple[exp.Expr, list[bool]]:
     """The source of an INSERT as a query, and which of its columns hold only literals."""
     if isinstance(source, exp.Values):
         rows = [row.expressions if isinstance(row, exp.Tuple) else [row] for row in source.expressions]
@@ -914,8 +929,8 @@ def _as_query(source: exp.Expression) -> tuple[exp.Expression, list[bool]]:
     return source.copy(), [all(dialect.is_literal(e) for e in column) for column in zip(*outputs, strict=False)]
 
 
-def _branch_of(select: exp.Select, source: exp.Expression) -> bool:
-    node: exp.Expression | None = select
+def _branch_of(select: exp.Select, source: exp.Expr) -> bool:
+    node: exp.Expr | None = select
     while node is not None and node is not source:
         node = node.parent
         if not isinstance(node, exp.Union) and node is not source:

@@ -126,8 +126,7 @@ def assignable(source: FbType, target: FbType, *, literal: bool, strict: bool) -
     """
     if source == target or source.name == "unknown":
         return True
-    if source.name == "array" and target.name == "array":
-        assert source.element and target.element
+    if source.element and target.element:
         return assignable(source.element, target.element, literal=literal, strict=strict)
     if source.name == "numeric" and target.name in ("numeric", "real") and (literal or not strict):
         return True

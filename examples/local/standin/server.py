@@ -24,7 +24,7 @@ from types import TracebackType
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
-from sqlglot.tokens import TokenType
+from sqlglot.tokenizer_core import TokenType
 
 from . import dialect
 from . import statements as st
@@ -368,7 +368,7 @@ def _handler_for(owner: StandIn) -> type[BaseHTTPRequestHandler]:
                 self.close_connection = True
                 self.connection.shutdown(socket.SHUT_RDWR)
                 return
-            except Exception as error:  # a fault of the stand-in itself: say so, and where
+            except Exception as error:  # noqa: BLE001 - a fault of the stand-in itself is told, with its place
                 traceback.print_exc()
                 text = f"the stand-in failed: {type(error).__name__}: {error}"
                 reply = _error_reply(SqlError(text, name="Internal Error", http_status=500), "")

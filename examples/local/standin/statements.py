@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass, field
 
 from sqlglot import exp
-from sqlglot.tokens import Token, TokenType
+from sqlglot.tokenizer_core import Token, TokenType
 
 from . import dialect
 from .errors import SqlError, refused
@@ -38,14 +38,14 @@ class Rollback:
 class Query:
     """SELECT"""
 
-    tree: exp.Expression
+    tree: exp.Expr
 
 
 @dataclass
 class Dml:
     """INSERT, UPDATE, DELETE or MERGE"""
 
-    tree: exp.Expression
+    tree: exp.Expr
 
 
 @dataclass
@@ -487,7 +487,13 @@ def _create_location(reader: _Reader) -> Statement:
 
 
 def _credentials(reader: _Reader) -> list[str]:
-    allowed = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_ROLE_ARN", "AWS_ROLE_EXTERNAL_ID")
+    allowed = (
+        "AWS_ACCESS_KEY_ID",
+        "AWS_SECRET_ACCESS_KEY",
+        "AWS_SESSION_TOKEN",
+        "AWS_ROLE_ARN",
+        "AWS_ROLE_EXTERNAL_ID",
+    )
     reader.expect("(")
     names: list[str] = []
     while not reader.accept(")"):
@@ -498,7 +504,7 @@ def _credentials(reader: _Reader) -> list[str]:
         reader.expect("=")
         reader.string()
         names.append(name)
-    if "AWS_ROLE_ARN" in names and "AWS_ACCESS_KEY_ID" in names or not names:
+    if ("AWS_ROLE_ARN" in names and "AWS_ACCESS_KEY_ID" in names) or not names:
         raise SqlError("CREDENTIALS: either access keys or a role")
     return names
 
