@@ -82,7 +82,9 @@ def parquet(columns: dict[str, Any], schema: pa.Schema | None = None) -> bytes:
     return buffer.getvalue()
 
 
-SESSIONS = pa.schema([("Op", pa.string()), ("sid", pa.int64()), ("user", pa.string()), ("amount", pa.decimal128(10, 2))])
+SESSIONS = pa.schema(
+    [("Op", pa.string()), ("sid", pa.int64()), ("user", pa.string()), ("amount", pa.decimal128(10, 2))]
+)
 
 
 def sessions(*rows: tuple[str, int, str | None]) -> bytes:
@@ -136,7 +138,11 @@ class Pipeline:
         """Put an object below the prefix; returns the event that S3 sends for it."""
         etag = self.s3.put_object(Bucket=self.bucket, Key=PREFIX + key, Body=body)["ETag"].strip('"')
         thing = {"key": PREFIX + key, "etag": etag, "size": len(body)}
-        return {"detail-type": "Object Created", "source": "aws.s3", "detail": {"bucket": {"name": self.bucket}, "object": thing}}
+        return {
+            "detail-type": "Object Created",
+            "source": "aws.s3",
+            "detail": {"bucket": {"name": self.bucket}, "object": thing},
+        }
 
     def by_hand(self, key: str, **context: Any) -> dict[str, Any]:
         """Invoke as the guide does, with bucket and key only."""

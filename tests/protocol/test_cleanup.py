@@ -18,8 +18,7 @@ RETRY = (  # verbatim from the deployment guide, less its age condition, which t
 )
 RETRY_OLD = RETRY + " AND processed_at < CURRENT_TIMESTAMP - INTERVAL '1' HOUR"
 STUCK = (
-    "UPDATE cdc_processed_files SET status = 'failed', error_message = 'Timeout or crash' "
-    "WHERE status = 'processing'"
+    "UPDATE cdc_processed_files SET status = 'failed', error_message = 'Timeout or crash' WHERE status = 'processing'"
 )
 
 
@@ -41,7 +40,9 @@ def dies_in_load(monkeypatch: pytest.MonkeyPatch) -> Any:
     return arm
 
 
-def crash(pipeline: Pipeline, event: dict[str, Any], arm: Any, monkeypatch: pytest.MonkeyPatch, lease: float = 14) -> None:
+def crash(
+    pipeline: Pipeline, event: dict[str, Any], arm: Any, monkeypatch: pytest.MonkeyPatch, lease: float = 14
+) -> None:
     with monkeypatch.context():
         arm()
         with pytest.raises(KilledError):
@@ -54,9 +55,9 @@ def test_a_crashed_load_is_loaded_by_the_sweep(
 ) -> None:
     crash(pipeline, pipeline.put(ONE, sessions(("I", 1, "a"))), dies_in_load, monkeypatch)
     assert pipeline.ledger() == {ONE: ("processing", None)}
-    assert pipeline.clean("sweep")["sweep"] == {
-        "turns_freed": 0, "mended": 0, "reset": 0, "requeued": 0, "left": 1
-    }, "its lease is alive"
+    assert pipeline.clean("sweep")["sweep"] == {"turns_freed": 0, "mended": 0, "reset": 0, "requeued": 0, "left": 1}, (
+        "its lease is alive"
+    )
     pipeline.sql("UPDATE cdc_tables SET lease_until = CURRENT_TIMESTAMP - INTERVAL '1' SECOND WHERE turn = 'sessions'")
     swept = pipeline.clean("sweep")["sweep"]
     assert (swept["turns_freed"], swept["reset"], swept["requeued"]) == (1, 1, 1)

@@ -51,7 +51,9 @@ def test_the_four_steps_are_logged_in_order(pipeline: Pipeline, logs: Logs) -> N
 def test_changes_arrive_in_any_order_and_end_alike(pipeline: Pipeline) -> None:
     first = pipeline.put("fair/sessions/20241124-100000.parquet", sessions(("I", 1, "a"), ("I", 2, "b"), ("I", 3, "c")))
     second = pipeline.put("fair/sessions/20241124-110000.parquet", sessions(("U", 1, "a2"), ("D", 2, None)))
-    third = pipeline.put("fair/sessions/20241124-120000.parquet", sessions(("D", 1, None), ("I", 1, "a3"), ("U", 3, "c3")))
+    third = pipeline.put(
+        "fair/sessions/20241124-120000.parquet", sessions(("D", 1, None), ("I", 1, "a3"), ("U", 3, "c3"))
+    )
     for event in (third, second, first, third, first, second):
         assert pipeline.deliver(event) == []
     assert target(pipeline) == [[1, "a3"], [3, "c3"]]

@@ -101,8 +101,12 @@ def test_the_loader_needs_a_schema_in_its_range(engine: StandIn) -> None:
     pipeline.sql("UPDATE cdc_schema_migrations SET version = version - 1 WHERE version = ?", newest)
     with pytest.raises(LedgerUnavailableError, match=f"at version {newest - 1}"):
         migrations.require(engine_of(pipeline))
-    pipeline.sql("UPDATE cdc_schema_migrations SET version = ?, compatible_from = ? WHERE compatible_from = 1 AND name = ?",
-                 newest + 1, newest + 1, bundled()[-1].name)
+    pipeline.sql(
+        "UPDATE cdc_schema_migrations SET version = ?, compatible_from = ? WHERE compatible_from = 1 AND name = ?",
+        newest + 1,
+        newest + 1,
+        bundled()[-1].name,
+    )
     with pytest.raises(LedgerUnavailableError, match="deploy a newer version"):
         migrations.require(engine_of(pipeline))
     pipeline.sql("UPDATE cdc_schema_migrations SET compatible_from = 1")
@@ -122,7 +126,10 @@ def test_a_target_belongs_to_one_pipeline(pipeline: Pipeline, engine: StandIn) -
 @pytest.mark.parametrize("moment", ["TIMESTAMP", "TIMESTAMPTZ"])
 def test_a_ledger_made_by_hand_is_adopted(engine: StandIn, moment: str) -> None:
     pipeline = Pipeline(engine.url)
-    keys = {name: f"fair/sessions/20241124-{n}.parquet" for n, name in enumerate(("done", "twice", "failed", "stuck", "unknown", "changed"), 1)}
+    keys = {
+        name: f"fair/sessions/20241124-{n}.parquet"
+        for n, name in enumerate(("done", "twice", "failed", "stuck", "unknown", "changed"), 1)
+    }
     events = {name: pipeline.put(key, sessions(("I", n, name))) for n, (name, key) in enumerate(keys.items())}
     pipeline.sql(
         f"CREATE TABLE cdc_processed_files (file_key TEXT, request_id TEXT, processed_at {moment}, status TEXT, "
@@ -136,7 +143,9 @@ def test_a_ledger_made_by_hand_is_adopted(engine: StandIn, moment: str) -> None:
     ):  # fmt: skip
         pipeline.sql(
             f"INSERT INTO cdc_processed_files VALUES (?, 'r', CAST(? AS {moment}), ?, 'arn', 1, NULL)",
-            keys[name], processed_at, status,
+            keys[name],
+            processed_at,
+            status,
         )
     adopted = pipeline.migrate()["adopted"]
     assert adopted == {"applied": 3, "held": 3}
@@ -164,5 +173,3 @@ def test_a_foreign_table_of_that_name_is_refused(engine: StandIn) -> None:
 def test_unknown_actions_are_refused(pipeline: Pipeline) -> None:
     with pytest.raises(PermanentError, match="unknown action 'drop'"):
         pipeline.migrate(action="drop")
-
-

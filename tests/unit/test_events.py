@@ -64,8 +64,12 @@ def test_junk_is_permanent_and_says_what_is_missing(body: str) -> None:
 @given(
     st.recursive(
         st.none() | st.booleans() | st.integers() | st.text(),
-        lambda inner: st.lists(inner, max_size=3)
-        | st.dictionaries(st.sampled_from(["detail", "Records", "bucket", "object", "s3", "key", "name", "etag", "x"]), inner),
+        lambda inner: (
+            st.lists(inner, max_size=3)
+            | st.dictionaries(
+                st.sampled_from(["detail", "Records", "bucket", "object", "s3", "key", "name", "etag", "x"]), inner
+            )
+        ),
         max_leaves=12,
     ),
     st.text(max_size=8),

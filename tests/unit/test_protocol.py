@@ -106,8 +106,6 @@ def test_a_load_needs_its_own_turn() -> None:
         (False, BUSY, row("failed", "processing", claim_id="other"), False, SweepAction.LEAVE),
     ],
 )
-def test_sweeps(
-    applied: bool, turn: Turn, ledger_row: LedgerRow, lately: bool, action: SweepAction
-) -> None:
+def test_sweeps(applied: bool, turn: Turn, ledger_row: LedgerRow, lately: bool, action: SweepAction) -> None:
     found = decide_sweep(applied=applied, turn=turn, row=ledger_row, max_attempts=3, enqueued_lately=lately)
     assert found is action

@@ -1,0 +1,132 @@
+"""Types: every mapping of the table in `schema`, and what does not fit."""
+
+from __future__ import annotations
+
+from datetime import UTC, date, datetime, time
+from decimal import Decimal
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from firebolt_cdc.config import Drift
+from firebolt_cdc.errors import PermanentError
+from firebolt_cdc.schema import Column, arrow_type, canonical, cast, firebolt_type, plan_columns
+
+MAPPING: list[tuple[pa.DataType, str]] = [
+    (pa.int8(), "INTEGER"), (pa.int16(), "INTEGER"), (pa.int32(), "INTEGER"), (pa.int64(), "BIGINT"),
+    (pa.uint8(), "INTEGER"), (pa.uint16(), "INTEGER"), (pa.uint32(), "BIGINT"), (pa.uint64(), "NUMERIC(20, 0)"),
+    (pa.float32(), "REAL"), (pa.float64(), "DOUBLE PRECISION"), (pa.decimal128(38, 10), "NUMERIC(38, 10)"),
+    (pa.decimal128(10, 2), "NUMERIC(10, 2)"), (pa.bool_(), "BOOLEAN"), (pa.date32(), "DATE"), (pa.date64(), "DATE"),
+    (pa.timestamp("us"), "TIMESTAMP"), (pa.timestamp("ms"), "TIMESTAMP"), (pa.timestamp("us", "UTC"), "TIMESTAMPTZ"),
+    (pa.time32("ms"), "TEXT"), (pa.time64("us"), "TEXT"), (pa.string(), "TEXT"), (pa.large_string(), "TEXT"),
+    (pa.binary(), "BYTEA"), (pa.list_(pa.int64()), "ARRAY(BIGINT)"), (pa.dictionary(pa.int8(), pa.string()), "TEXT"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("arrow", "firebolt"), MAPPING, ids=str)
+def test_each_arrow_type_has_its_firebolt_type(arrow: pa.DataType, firebolt: str) -> None:
+    assert firebolt_type(arrow) == firebolt
+    assert canonical(firebolt) == firebolt
+    assert arrow_type(firebolt) is not None
+
+
+@pytest.mark.parametrize(
+    "arrow", [pa.decimal256(39, 0), pa.struct([("a", pa.int8())]), pa.map_(pa.string(), pa.int8())], ids=str
+)
+def test_types_that_firebolt_cannot_hold(arrow: pa.DataType) -> None:
+    assert firebolt_type(arrow) is None
+
+
+@pytest.mark.parametrize(
+    ("spelling", "one"),
+    [("numeric(10,2)", "NUMERIC(10, 2)"), ("Decimal(38, 9) null", "NUMERIC(38, 9)"), ("long", "BIGINT"), ("int", "INTEGER"),
+     ("double", "DOUBLE PRECISION"), ("timestampntz", "TIMESTAMP"), ("array(text)", "ARRAY(TEXT)"), ("pgdate", "DATE")],
+)  # fmt: skip
+def test_spellings(spelling: str, one: str) -> None:
+    assert canonical(spelling) == one
+
+
+def values(arrow: pa.DataType, *items: Any) -> pa.ChunkedArray:
+    return pa.chunked_array([pa.array(items, arrow)])
+
+
+@pytest.mark.parametrize(
+    ("have", "item", "want", "result"),
+    [
+        (pa.int8(), -128, "BIGINT", -128),
+        (pa.uint64(), 2**64 - 1, "NUMERIC(20, 0)", Decimal(2**64 - 1)),
+        (pa.int64(), 7, "INTEGER", 7),
+        (pa.int32(), 7, "NUMERIC(10, 2)", Decimal("7.00")),
+        (pa.decimal128(38, 10), Decimal("1.5"), "NUMERIC(10, 2)", Decimal("1.50")),
+        (pa.decimal128(10, 0), Decimal(7), "BIGINT", 7),
+        (pa.float32(), 1.5, "DOUBLE PRECISION", 1.5),
+        (pa.float64(), 1.5, "REAL", 1.5),
+        (pa.date32(), date(2024, 1, 2), "TIMESTAMP", datetime(2024, 1, 2)),
+        (pa.timestamp("ms"), datetime(2024, 1, 2, 3), "TIMESTAMP", datetime(2024, 1, 2, 3)),
+        (pa.timestamp("us", "UTC"), datetime(2024, 1, 2, 3, tzinfo=UTC), "TIMESTAMP", datetime(2024, 1, 2, 3)),
+        (pa.timestamp("us"), datetime(2024, 1, 2, 3), "TIMESTAMPTZ", datetime(2024, 1, 2, 3, tzinfo=UTC)),
+        (pa.time32("ms"), time(1, 2, 3), "TEXT", "01:02:03.000000"),
+        (pa.int64(), 12, "TEXT", "12"),
+        (pa.null(), None, "BIGINT", None),
+    ],
+)  # fmt: skip
+def test_values_that_fit_keep_every_digit(have: pa.DataType, item: Any, want: str, result: Any) -> None:
+    assert cast("f", "c", values(have, item, None), Column("c", want)).to_pylist() == [result, None]
+
+
+@pytest.mark.parametrize(
+    ("have", "item", "want"),
+    [
+        (pa.int64(), 2**31, "INTEGER"),
+        (pa.decimal128(10, 3), Decimal("1.005"), "NUMERIC(10, 2)"),
+        (pa.decimal128(38, 0), Decimal(10**12), "NUMERIC(10, 0)"),
+        (pa.int64(), 10**8, "NUMERIC(10, 2)"),
+        (pa.float64(), 0.1, "REAL"),
+        (pa.float64(), 1.0, "BIGINT"),
+        (pa.string(), "7", "BIGINT"),
+        (pa.string(), "2024-01-01", "DATE"),
+        (pa.bool_(), True, "INTEGER"),
+        (pa.binary(), b"x", "TEXT"),
+        (pa.timestamp("ns"), 1, "TIMESTAMP"),
+        (pa.int64(), 1, "GEOGRAPHY"),
+    ],
+)  # fmt: skip
+def test_values_that_do_not_fit_fail_with_column_and_types(have: pa.DataType, item: Any, want: str) -> None:
+    with pytest.raises(PermanentError) as caught:
+        cast("s3://b/k", "amount", values(have, item), Column("Amount", want))
+    for part in ("s3://b/k", "'Amount'", want):
+        assert part in str(caught.value)
+
+
+SOURCE = pa.schema([("Op", pa.string()), ("ID", pa.int64()), ("new", pa.string())])
+TARGET = (Column("id", "BIGINT"), Column("gone", "TEXT"))
+
+
+def test_names_match_without_case_and_new_columns_are_added() -> None:
+    plan = plan_columns("f", SOURCE, TARGET, Drift.ADD, ["Op"])
+    assert plan.mapped == {"ID": Column("id", "BIGINT"), "new": Column("new", "TEXT")}
+    assert plan.added == (Column("new", "TEXT"),)
+
+
+def test_drift_policies() -> None:
+    with pytest.raises(PermanentError, match='ADD COLUMN "new" TEXT'):
+        plan_columns("f", SOURCE, TARGET, Drift.FAIL, ["Op"])
+    plan = plan_columns("f", SOURCE, TARGET, Drift.IGNORE, ["Op"])
+    assert (set(plan.mapped), plan.ignored) == ({"ID"}, ("new",))
+
+
+@pytest.mark.parametrize("name", ["_cdc_seq", "_cdc_op", "_cdc_file", "_cdc_deleted"])
+def test_our_own_column_names_are_refused(name: str) -> None:
+    with pytest.raises(PermanentError, match="reserved"):
+        plan_columns("f", pa.schema([(name, pa.string())]), TARGET, Drift.ADD, [])
+
+
+def test_two_columns_for_one_target_are_refused() -> None:
+    with pytest.raises(PermanentError, match="two columns"):
+        plan_columns("f", pa.schema([("ID", pa.int64()), ("Id", pa.int64())]), TARGET, Drift.ADD, [])
+
+
+def test_a_column_of_no_firebolt_type_is_refused_not_dropped() -> None:
+    with pytest.raises(PermanentError, match="cannot hold"):
+        plan_columns("f", pa.schema([("s", pa.struct([("a", pa.int8())]))]), TARGET, Drift.ADD, [])
