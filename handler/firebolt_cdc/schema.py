@@ -214,6 +214,8 @@ def cast(file: str, name: str, values: pa.ChunkedArray, column: Column) -> pa.Ch
     try:
         if pa.types.is_string(wanted) and pa.types.is_time(values.type):
             values = values.cast(pa.time64("us"))
+        if pa.types.is_decimal(wanted) and pa.types.is_integer(values.type):
+            values = values.cast(pa.decimal128(20, 0))  # pyarrow refuses the direct cast by type, not by value
         result = values.cast(wanted, safe=True)
         if pa.types.is_float32(wanted) and pa.types.is_float64(values.type):
             same = pc.equal(result.cast(pa.float64()), values)

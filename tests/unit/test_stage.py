@@ -10,14 +10,13 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-
 from firebolt_cdc.config import Table
 from firebolt_cdc.errors import PermanentError
 from firebolt_cdc.files import FileVersion, Kind, SourceFile
 from firebolt_cdc.stage import Prepared, prepare, stage
 from firebolt_cdc.storage import ObjectInfo, ObjectReader
+from hypothesis import given
+from hypothesis import strategies as st
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -28,7 +27,7 @@ class OneObject:
     def __init__(self, body: bytes) -> None:
         self.body = body
 
-    def get_object(self, *, Range: str, **_: Any) -> dict[str, Any]:  # noqa: N803 - boto3's name
+    def get_object(self, *, Range: str, **_: Any) -> dict[str, Any]:
         start, end = (int(part) for part in Range.removeprefix("bytes=").split("-"))
         return {"Body": io.BytesIO(self.body[start : end + 1])}
 
