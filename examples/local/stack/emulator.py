@@ -31,7 +31,7 @@ Wrapper = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 def require(module: ModuleType, name: str) -> Callable[..., Any]:
     """Return the function `module.name`, or stop the start."""
-    function = getattr(module, name, None)
+    function: Callable[..., Any] | None = getattr(module, name, None)
     if not callable(function):
         raise SystemExit(
             f"ministack at {ministack.__file__} has no {module.__name__}.{name}: the patches in {__file__} "
