@@ -17,10 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from firebolt.client.auth import FireboltCore
 from firebolt.db import connect
-
-os.environ.update(POWERTOOLS_SERVICE_NAME="test", POWERTOOLS_METRICS_NAMESPACE="FireboltCdc")
-
-from firebolt_cdc import cleanup, loader, migrate, migrations  # noqa: E402 - the logger reads the environment once
+from firebolt_cdc import cleanup, loader, migrate, migrations
 
 PREFIX = "firebolt_dms_job/"
 

@@ -56,7 +56,7 @@ def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
         raise PermanentError(f"unknown task {task!r}: expected one of {', '.join(TASKS)}")
     config = configuration.load()
     deadline = Deadline.of(context)
-    engine = Engine(config.firebolt, deadline)
+    engine = Engine.of(config, deadline)
     cleanup = Cleanup(
         config,
         engine,

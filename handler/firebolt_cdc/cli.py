@@ -71,7 +71,7 @@ def _pipeline(function: str) -> Pipeline:
         raise aws_error(error, f"reading the function {function}:{ALIAS} (is --function right?)") from error
     config = configuration.load(found.get("Environment", {}).get("Variables", {}))
     deadline = Deadline(COMMAND_SECONDS)
-    return Pipeline(function, config, Engine(config.firebolt, deadline), deadline)
+    return Pipeline(function, config, Engine.of(config, deadline), deadline)
 
 
 def _print(rows: Sequence[Sequence[Any]], title: str, columns: Sequence[str]) -> None:

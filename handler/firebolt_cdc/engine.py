@@ -20,12 +20,15 @@ import contextlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import boto3
 from firebolt.client.auth import Auth, ClientCredentials, FireboltCore
 from firebolt.db import Connection, connect
 
 from firebolt_cdc import __version__, config
+from firebolt_cdc.core import Writers
 from firebolt_cdc.deadline import Deadline
-from firebolt_cdc.errors import ENGINE_ERRORS, CdcError, ConflictError, TimeShortError, engine_error
+from firebolt_cdc.errors import ENGINE_ERRORS, CdcError, ConflictError, TimeShortError, engine_error, redact
+from firebolt_cdc.telemetry import logger
 
 RESERVE_SECONDS = 3.0
 """Kept back from each statement's time limit, for giving turns back before Lambda ends the process."""
@@ -37,10 +40,12 @@ Row = Sequence[Any]
 class Transaction:
     """One explicit transaction. Made by `Engine.transaction`; the first statement must be a read."""
 
-    def __init__(self, connection: Connection, deadline: Deadline) -> None:
+    def __init__(self, connection: Connection, deadline: Deadline, writers: Writers | None = None) -> None:
         self._connection = connection
         self._deadline = deadline
+        self._writers = writers
         self._id: str | None = None
+        self._noted: str | None = None
 
     @property
     def id(self) -> str | None:
@@ -67,6 +72,9 @@ class Transaction:
             CdcError: whatever class the engine's answer has.
         """
         self._require_same("before a statement")
+        if self._writers is not None and self._noted is None and not sql.lstrip().upper().startswith("SELECT"):
+            self._noted = self._id
+            self._writers.note(str(self._id), self._deadline.remaining_seconds())
         rows = _run(self._connection, sql, parameters, self._deadline)
         self._require_same("after a statement")
         return rows
@@ -76,6 +84,11 @@ class Transaction:
         self._require_same("before COMMIT")
         _run(self._connection, "COMMIT", (), self._deadline)
         self._id = None
+
+    def settle(self) -> None:
+        """Take the writer's note away: the transaction is over."""
+        if self._writers is not None and self._noted is not None:
+            self._writers.forget(self._noted)
 
     def _current_id(self) -> str | None:
         return self._connection.create_transaction_params().get("transaction_id")
@@ -88,13 +101,22 @@ class Transaction:
 class Engine:
     """One Firebolt engine, for one invocation. Not shared between threads."""
 
-    def __init__(self, settings: config.Firebolt, deadline: Deadline, secrets: Any = None) -> None:
+    def __init__(
+        self, settings: config.Firebolt, deadline: Deadline, secrets: Any = None, writers: Writers | None = None
+    ) -> None:
         self._settings = settings
+        self._writers = writers
         self._deadline = deadline
         self._secrets = secrets
         self._auth: Auth | None = None
         self._idle: Connection | None = None
         self._single: Connection | None = None
+
+    @classmethod
+    def of(cls, settings: config.Config, deadline: Deadline) -> Engine:
+        """The engine of a pipeline; a Firebolt Core gets its writers' notes."""
+        core = settings.firebolt.core_url is not None
+        return cls(settings.firebolt, deadline, writers=Writers(boto3.client("s3"), settings) if core else None)
 
     def query(self, sql: str, parameters: Sequence[Any] = ()) -> list[Row]:
         """Run one statement on its own (autocommit) and return its rows.
@@ -116,16 +138,23 @@ class Engine:
         """A transaction that rolls back unless `commit` was called; after any error the connection is dropped."""
         connection = self._idle or self._connect(autocommit=False)
         self._idle = None
-        transaction = Transaction(connection, self._deadline)
+        transaction = Transaction(connection, self._deadline, self._writers)
         try:
             yield transaction
+        except Exception as error:
+            if _rollback(connection):
+                transaction.settle()
+            if self._writers is not None and isinstance(error, ConflictError):
+                self._writers.end_dead()
+            raise
         except BaseException:
-            _rollback(connection)
+            _drop(connection)
             raise
         if connection.in_transaction:
             _rollback(connection)
         else:
             self._idle = connection
+        transaction.settle()
 
     def close(self) -> None:
         """Drop the idle connections."""
@@ -199,15 +228,20 @@ def _run(connection: Connection, sql: str, parameters: Sequence[Any], deadline: 
     return rows
 
 
-def _rollback(connection: Connection) -> None:
-    """Tell the engine, if it listens, that the transaction is over, and drop the connection.
+def _rollback(connection: Connection) -> bool:
+    """Tell the engine, if it listens, that the transaction is over, and drop the connection; True if it listened.
 
     A ROLLBACK that gets lost costs nothing: without a COMMIT nothing of the transaction is ever seen.
     """
+    told = True
     if connection.in_transaction:
-        with contextlib.suppress(*ENGINE_ERRORS):
+        try:
             connection.cursor().execute("ROLLBACK", timeout_seconds=ROLLBACK_SECONDS)
+        except ENGINE_ERRORS as error:
+            told = False
+            logger.warning("a ROLLBACK got lost; nothing of its transaction is ever seen", error=redact(str(error)))
     _drop(connection)
+    return told
 
 
 def _drop(connection: Connection) -> None:

@@ -448,7 +448,7 @@ def _client(service: str) -> Any:
 def worker(config: Config, context: LambdaContext) -> Iterator[Worker]:
     """A worker for one invocation, with its connection closed afterwards."""
     deadline = Deadline.of(context)
-    engine = Engine(config.firebolt, deadline)
+    engine = Engine.of(config, deadline)
     ledger = Ledger(engine, config, deadline, context.aws_request_id, context.invoked_function_arn)
     try:
         yield Worker(config, engine, ledger, Storage(_client("s3"), config), deadline)

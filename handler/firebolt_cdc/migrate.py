@@ -37,7 +37,7 @@ def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
         raise PermanentError(f"unknown action {action!r}: expected migrate, status or dry_run")
     config = configuration.load()
     deadline = Deadline.of(context)
-    engine = Engine(config.firebolt, deadline)
+    engine = Engine.of(config, deadline)
     try:
         if action == "migrate":
             return migrate(engine, config, Storage(boto3.client("s3"), config), deadline)
