@@ -14,7 +14,8 @@ import pytest
 from firebolt.client.auth import FireboltCore
 from firebolt.db import connect
 from moto.server import ThreadedMotoServer
-from standin import StandIn
+from standin import StandIn, dialect
+from standin.catalog import Table
 
 
 class Session:
@@ -47,11 +48,6 @@ def make_engine() -> Iterator[Callable[..., StandIn]]:
 
 
 @pytest.fixture
-def engine(make_engine: Callable[..., StandIn]) -> StandIn:
-    return make_engine()
-
-
-@pytest.fixture
 def connect_to(make_engine: Callable[..., StandIn]) -> Iterator[Callable[..., Session]]:
     """Opens SDK connections to a stand-in; with ``False`` their transactions are explicit."""
     opened: list[Session] = []
@@ -65,16 +61,56 @@ def connect_to(make_engine: Callable[..., StandIn]) -> Iterator[Callable[..., Se
         session.connection.close()
 
 
+@pytest.fixture(scope="session")
+def running() -> Iterator[StandIn]:
+    with StandIn() as engine:
+        yield engine
+
+
+@pytest.fixture(scope="session")
+def sessions() -> Iterator[list[Session]]:
+    """Connections to ``running``, kept because opening one is slow; the first one commits each statement."""
+    opened: list[Session] = []
+    yield opened
+    for session in opened:
+        session.connection.close()
+
+
 @pytest.fixture
-def sql(engine: StandIn, connect_to: Callable[..., Session]) -> Session:
+def engine(running: StandIn, sessions: list[Session]) -> Iterator[StandIn]:
+    """A stand-in with default options and nothing in it."""
+    yield running
+    for transaction in list(running.engine._open.values()):
+        running.engine.rollback(transaction)
+    for session in sessions:
+        session.connection._reset_transaction_state()
+    for name in [dialect.decode(n) for n, r in running.engine.relations.items() if isinstance(r, Table)]:
+        sessions[0](f'DROP TABLE "{name}" CASCADE')
+    for name in [dialect.decode(n) for n in running.engine.relations]:
+        sessions[0](f'DROP VIEW IF EXISTS "{name}" CASCADE')
+
+
+@pytest.fixture
+def sql(engine: StandIn, sessions: list[Session]) -> Session:
     """A session that commits each statement."""
-    return connect_to(engine)
+    if not sessions:
+        sessions.append(Session(engine.url))
+    sessions[0].cursor = sessions[0].connection.cursor()
+    return sessions[0]
 
 
 @pytest.fixture
-def begin(engine: StandIn, connect_to: Callable[..., Session]) -> Callable[[], Session]:
+def begin(engine: StandIn, sql: Session, sessions: list[Session]) -> Callable[[], Session]:
     """Opens sessions with explicit transactions."""
-    return lambda: connect_to(engine, False)
+    free = sessions[1:]
+
+    def open_session() -> Session:
+        if not free:
+            sessions.append(Session(engine.url, autocommit=False))
+            return sessions[-1]
+        return free.pop()
+
+    return open_session
 
 
 @pytest.fixture(scope="session")

@@ -569,8 +569,8 @@ WHEN NOT MATCHED AND s."_cdc_op" <> 'D' THEN INSERT ("k", "v", "_cdc_seq") VALUE
 
 def test_merge_of_changes(merge: Any) -> None:
     merge(
-        "INSERT INTO s VALUES (1, 'new', 'U', '07'), (2, 'late', 'U', '04'), (3, NULL, 'D', '06'), (4, 'four', 'I', '06'),"
-        "(5, NULL, 'D', '09'), (99, 'hidden', 'I', '09')"
+        "INSERT INTO s VALUES (1, 'new', 'U', '07'), (2, 'late', 'U', '04'), (3, NULL, 'D', '06'), "
+        "(4, 'four', 'I', '06'), (5, NULL, 'D', '09'), (99, 'hidden', 'I', '09')"
     )
     merge(CDC_MERGE)
     expected = [[1, "new", "07"], [2, "two", "05"], [4, "four", "06"]]

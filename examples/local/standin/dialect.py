@@ -139,8 +139,9 @@ def _to_date(text: exp.Expr, pattern: exp.Expr | None = None) -> exp.Expr:
 
 
 def _to_timestamp(text: exp.Expr, pattern: exp.Expr | None = None) -> exp.Expr:
-    parsed = _cast(_call("strptime", text, _format(pattern)), "TIMESTAMP") if pattern else text
-    return _cast(parsed, "TIMESTAMPTZ")
+    if pattern is None:
+        return _call("fb_to_timestamp", text)
+    return _cast(_cast(_call("strptime", text, _format(pattern)), "TIMESTAMP"), "TIMESTAMPTZ")
 
 
 def _same(*names: str) -> dict[str, Any]:
@@ -163,7 +164,7 @@ FUNCTIONS: dict[str, str | Callable[..., exp.Expr]] = {
     "DATE": lambda x: _cast(x, "DATE"),
     "DATE_ADD": _date_add,
     "DATE_DIFF": _with_unit("date_diff"),
-    "DATE_TRUNC": _with_unit("date_trunc"),
+    "DATE_TRUNC": _with_unit("fb_date_trunc"),
     "TO_CHAR": lambda x, pattern: _call("strftime", x, _format(pattern)),
     "TO_DATE": _to_date,
     "TO_TIMESTAMP": _to_timestamp,
@@ -176,11 +177,12 @@ FUNCTIONS: dict[str, str | Callable[..., exp.Expr]] = {
     "IS_FINITE": "isfinite",
     "IS_INFINITE": "isinf",
     # string
-    **_same("CONCAT", "LENGTH", "LOWER", "LPAD", "LTRIM", "MD5", "REGEXP_EXTRACT", "REPEAT", "REPLACE"),
+    **_same("CONCAT", "LENGTH", "LOWER", "LPAD", "LTRIM", "MD5", "REPEAT", "REPLACE"),
     **_same("REVERSE", "RPAD", "RTRIM", "SPLIT_PART", "STRPOS", "UPPER", "URL_DECODE", "URL_ENCODE"),
     "BTRIM": "trim",
     "GEN_RANDOM_UUID_TEXT": lambda: _cast(_call("gen_random_uuid"), "VARCHAR"),
     "OCTET_LENGTH": lambda x: _call("octet_length", _cast(x, "BLOB")),
+    "REGEXP_EXTRACT": "fb_regexp_extract",
     "REGEXP_LIKE": "regexp_matches",
     "REGEXP_REPLACE": "regexp_replace",
     "REGEXP_REPLACE_ALL": lambda x, p, r: _call("regexp_replace", x, p, r, exp.Literal.string("g")),
@@ -201,6 +203,19 @@ FUNCTIONS: dict[str, str | Callable[..., exp.Expr]] = {
     "ARRAYS_OVERLAP": "list_has_any",
     "INDEX_OF": "list_position",
 }
+
+#: DuckDB macros behind functions that differ by the type of their argument, or that DuckDB has otherwise.
+MACROS = (
+    "fb_date_trunc(unit, x DATE) AS CAST(date_trunc(unit, x) AS DATE), "
+    "(unit, x TIMESTAMP) AS date_trunc(unit, x), (unit, x TIMESTAMPTZ) AS date_trunc(unit, x)",
+    "fb_to_timestamp(x DOUBLE) AS to_timestamp(x), (x VARCHAR) AS CAST(x AS TIMESTAMPTZ)",
+    "fb_regexp_extract(x, pattern) AS CASE WHEN regexp_matches(x, pattern) THEN regexp_extract(x, pattern) END, "
+    "(x, pattern, flags) AS CASE WHEN regexp_matches(x, pattern, flags) "
+    "THEN regexp_extract(x, pattern, 0, flags) END, "
+    "(x, pattern, flags, part) AS CASE WHEN regexp_matches(x, pattern, flags) "
+    "THEN regexp_extract(x, pattern, part, flags) END",
+    r"fb_bytea(x VARCHAR) AS CASE WHEN x LIKE '\x%' THEN unhex(substr(x, 3)) ELSE encode(x) END, (x BLOB) AS x",
+)
 
 #: Functions whose value the engine puts in: the clock of the statement, and the session.
 CONTEXT_FUNCTIONS = (
@@ -487,7 +502,7 @@ def parse(sql: str) -> exp.Expr:
         raise SqlError(f"Syntax error: {error}", name="Parse Error") from error
     if len(trees) != 1 or trees[0] is None:
         raise SqlError("expected exactly one statement", name="Parse Error")
-    tree = cast(exp.Expr, trees[0])
+    tree = trees[0]
     if not isinstance(tree, exp.Select | exp.Union | exp.Subquery | exp.Insert | exp.Update | exp.Delete | exp.Merge):
         raise refused(f"statement {tree.key.upper()}")
     check(tree)
@@ -600,8 +615,11 @@ _RULES: dict[str, Callable[[Any], None]] = {
 }
 
 
-def with_parameters(tree: exp.Expr, values: dict[str, Any]) -> None:
-    """Puts the values of ``query_parameters`` (page "Parameterized queries") in place of ``$1``, ``$2`` ..."""
+def with_parameters(tree: exp.Expr, values: dict[str, Any]) -> exp.Expr:
+    """The tree with the values of ``query_parameters`` (page "Parameterized queries") for ``$1``, ``$2`` ..."""
+    if not values and not tree.find(exp.Parameter):
+        return tree
+    tree = tree.copy()
     for node in list(tree.find_all(exp.Parameter)):
         name = f"${node.this.this if isinstance(node.this, exp.Expr) else node.this}"
         if name not in values:
@@ -610,6 +628,7 @@ def with_parameters(tree: exp.Expr, values: dict[str, Any]) -> None:
         if isinstance(value, list | dict):
             value = json.dumps(value)
         node.replace(exp.convert(value))
+    return tree
 
 
 # ---------------------------------------------------------------- translation
@@ -682,7 +701,8 @@ def strict(tree: exp.Expr) -> exp.Expr:
             item = exp.paren(test.this)
             tests = [exp.Between(this=item.copy(), low=e.copy(), high=e.copy()) for e in test.expressions]
             test.replace(exp.paren(exp.or_(*tests)))
-    return holder.this
+    result: exp.Expr = holder.this
+    return result
 
 
 def _resolve_tables(holder: exp.Expr, context: Context) -> None:
@@ -753,8 +773,8 @@ def _translate(node: exp.Expr, context: Context) -> None:
         node.set("catalog", None)
     elif isinstance(node, exp.Star) and isinstance(node.parent, exp.Select | exp.Column):
         _hide_file_columns(node)
-    elif isinstance(node, exp.Cast | exp.TryCast) and _is_bytea(node.to) and _is_string(node.this):
-        node.replace(bytea_literal(node.this))
+    elif isinstance(node, exp.Cast) and _is_bytea(node.to):
+        node.replace(bytea_literal(node.this) if _is_string(node.this) else _call("fb_bytea", node.this))
 
 
 def _is_bytea(to: exp.Expr) -> bool:
@@ -846,9 +866,23 @@ def is_literal(node: exp.Expr) -> bool:
     return isinstance(node, exp.Literal | exp.Null | exp.Boolean | exp.ByteString)
 
 
+def is_computed(node: exp.Expr) -> bool:
+    """Whether a value comes from arithmetic or an aggregate (whose NUMERIC type DuckDB widens)."""
+    node = node.unalias()
+    if isinstance(node, exp.Paren | exp.Neg):
+        return is_computed(node.this)
+    if isinstance(node, exp.Anonymous):
+        return str(node.this).upper() in ("SUM", "AVG", "ROUND", "ABS", "TRUNC")
+    return isinstance(node, exp.Add | exp.Sub | exp.Mul | exp.Div | exp.Mod)
+
+
 def split_settings(sql: str) -> tuple[str, dict[str, str]]:
     """A statement and the settings of its trailing ``WITH (name = value, ...)`` (page "System settings")."""
+    if not re.search(r"\bWITH\s*\([^()]*\)[\s;]*$", sql, re.I):
+        return sql, {}
     tokens = tokenize(sql)
+    while tokens and tokens[-1].token_type == TokenType.SEMICOLON:
+        tokens.pop()
     if not tokens or tokens[-1].token_type != TokenType.R_PAREN:
         return sql, {}
     starts = [i for i, t in enumerate(tokens[:-1]) if t.token_type == TokenType.WITH]

@@ -28,7 +28,7 @@ from typing import Any, Literal
 
 import duckdb
 
-from . import catalog
+from . import catalog, dialect
 from .catalog import Location, Relation, Table
 from .errors import SqlError, aborted
 from .s3 import S3
@@ -157,7 +157,9 @@ class Engine:
 
     def _load(self) -> None:
         run(self._db, "CREATE TABLE IF NOT EXISTS fb_meta (k VARCHAR, v VARCHAR)")
-        meta: dict[str, str] = dict(run(self._db, "SELECT k, v FROM fb_meta"))  # type: ignore[arg-type]
+        for macro in dialect.MACROS:
+            run(self._db, f"CREATE OR REPLACE MACRO {macro}")
+        meta: dict[str, str] = dict(run(self._db, "SELECT k, v FROM fb_meta"))
         if not meta:
             start = {"commit": "0", "next_id": "1", "catalog": catalog.dump({}, {})}
             self._db.executemany("INSERT INTO fb_meta VALUES (?, ?)", list(start.items()))

@@ -56,6 +56,7 @@ class Executor:
         self.parquet: dict[str, str] = {}
         self.temporary: list[str] = []
         self.registered: list[str] = []
+        self.counted = True
 
     # ------------------------------------------------------------ entry
 
@@ -327,7 +328,7 @@ class Executor:
             "table_type": "BASE TABLE",
             "type": "DIMENSION" if table.dimension else "FACT",
             "primary_index": "[" + ", ".join(decode(c) for c in table.primary_index) + "]",
-            "number_of_rows": self._do(f"SELECT count(*) FROM ({self._rows(table)})")[0][0],
+            "number_of_rows": self._do(f"SELECT count(*) FROM ({self._rows(table)})")[0][0] if self.counted else None,
             "number_of_tablets": 1,
             "fragmentation": Decimal(0),
             "ddl": table.ddl,
@@ -338,7 +339,8 @@ class Executor:
     # ------------------------------------------------------------ SELECT
 
     def _query(self, tree: exp.Expr) -> Result:
-        dialect.with_parameters(tree, self.parameters)
+        tree = dialect.with_parameters(tree, self.parameters)
+        self.counted = any(c.name == "number_of_rows" for c in tree.find_all(exp.Column)) or bool(tree.find(exp.Star))
         self.file_columns = dialect.file_columns_used(tree)
         described = self._describe(tree)
         self._check_unions(tree)
@@ -372,7 +374,7 @@ class Executor:
     # ------------------------------------------------------------ INSERT, UPDATE, DELETE, MERGE
 
     def _dml(self, tree: exp.Expr) -> None:
-        dialect.with_parameters(tree, self.parameters)
+        tree = dialect.with_parameters(tree, self.parameters)
         self.file_columns = dialect.file_columns_used(tree)
         if isinstance(tree, exp.Insert):
             self._insert_statement(tree)
@@ -400,17 +402,20 @@ class Executor:
         self._do(f"CREATE TEMP TABLE {name} AS {select}")
         return name
 
-    def _assign(self, node: exp.Expr, source: FbType, column: Column, is_literal: bool) -> exp.Expr:
-        """The expression as a value of ``column``; SqlError if Firebolt would want an explicit cast."""
+    def _assign(self, node: exp.Expr, source: FbType, column: Column, origin: exp.Expr | None) -> exp.Expr:
+        """The expression as a value of ``column``; SqlError if Firebolt would want an explicit cast.
+
+        ``origin`` is the expression as it was written, None if that is not known.
+        """
+        literal_ = origin is not None and dialect.is_literal(origin)
+        computed = origin is not None and dialect.is_computed(origin)
         strict = self.engine.options.strict_types
-        if not fbtypes.assignable(source, column.type, literal=is_literal, strict=strict):
+        if not fbtypes.assignable(source, column.type, literal=literal_, computed=computed, strict=strict):
             raise SqlError(
                 f"column {decode(column.name)!r} is of type {column.type} but the expression is of type {source}: "
                 "an explicit cast is needed",
                 name="Type Error",
             )
-        if column.type.name == "bytea" and source.name == "text" and not isinstance(node, exp.Literal):
-            return _fragment("CASE WHEN v LIKE '\\x%' THEN unhex(substr(v, 3)) ELSE encode(v) END", v=node)
         return _cast(node, column.type)
 
     def _default(self, column: Column) -> exp.Expr:
@@ -469,13 +474,13 @@ class Executor:
         columns = [self._column(table, n) for n in names] if names is not None else list(table.columns)
         if len({c.name for c in columns}) != len(columns):
             raise SqlError("a column is named twice")
-        query, literals = _as_query(source)
+        query, origins = _as_query(source)
         described = self._describe(query)
         self._check_unions(query)
         if len(described) != len(columns):
             raise SqlError(f"INSERT has {len(described)} expressions for {len(columns)} columns")
         given = {
-            c.name: self._assign(_name(f"v{i}", "q"), described[i][1], c, i < len(literals) and literals[i])
+            c.name: self._assign(_name(f"v{i}", "q"), described[i][1], c, origins[i] if origins else None)
             for i, c in enumerate(columns)
         }
         chosen = [exp.alias_(given.get(c.name) or self._default(c), c.stored) for c in table.columns]
@@ -548,9 +553,7 @@ class Executor:
         if tree.args.get("where"):
             query = query.where(tree.args["where"].this.copy())
         described = self._describe(query)
-        values = {
-            c.name: self._assign(e.copy(), described[i][1], c, dialect.is_literal(e)) for i, (c, e) in enumerate(sets)
-        }
+        values = {c.name: self._assign(e.copy(), described[i][1], c, e) for i, (c, e) in enumerate(sets)}
         self.engine.private(self.tx, table)
         chosen = [exp.alias_(values.get(c.name) or _name(c.name, name), c.stored) for c in table.columns]
         query.set("expressions", self._hidden(name) + chosen)
@@ -623,7 +626,7 @@ class Executor:
         per_column: dict[str, exp.Case] = {}
         for (branch, column, node), (_, kind) in zip(flat, described, strict=True):
             case = per_column.setdefault(column.name, exp.Case(this=_name(ACT)))
-            value = self._assign(node.copy(), kind, column, dialect.is_literal(node))
+            value = self._assign(node.copy(), kind, column, node)
             per_column[column.name] = case.when(exp.Literal.number(branch.number), value)
         chosen: list[exp.Expr] = [exp.alias_(act, ACT, quoted=True)]
         chosen += [*self._hidden(name), exp.alias_(_name(HIT, source_alias), HIT, quoted=True)]
@@ -700,7 +703,7 @@ class Executor:
             return
         query = dialect.parse(statement.query) if statement.query else None
         if query is not None:
-            dialect.with_parameters(query, self.parameters)
+            query = dialect.with_parameters(query, self.parameters)
             self.file_columns = dialect.file_columns_used(query)
             described = self._describe(query)
             names = statement.names or [n for n, _ in described]
@@ -901,32 +904,26 @@ def _cast(node: exp.Expr, kind: FbType) -> exp.Expr:
     return exp.Cast(this=node, to=exp.DataType.build(kind.duckdb, dialect="duckdb"))
 
 
-def _fragment(text: str, **parts: exp.Expr) -> exp.Expr:
-    """DuckDB SQL as a tree, with columns of the given names replaced."""
-    import sqlglot
-
-    tree = sqlglot.parse_one(text, read="duckdb")
-    return tree.transform(
-        lambda node: parts[node.name].copy() if isinstance(node, exp.Column) and node.name in parts else node
-    )
-
-
-def _as_query(source: exp.Expr) -> tuple[exp.Expr, list[bool]]:
-    """The source of an INSERT as a query, and which of its columns hold only literals."""
+def _as_query(source: exp.Expr) -> tuple[exp.Expr, list[exp.Expr | None]]:
+    """The source of an INSERT as a query, and for each column an expression that stands for all of its origins."""
     if isinstance(source, exp.Values):
         rows = [row.expressions if isinstance(row, exp.Tuple) else [row] for row in source.expressions]
         if len({len(row) for row in rows}) != 1:
             raise SqlError("VALUES: all tuples need the same number of values", name="Parse Error")
-        literals = [all(dialect.is_literal(v) for v in column) for column in zip(*rows, strict=True)]
         aliases = [exp.to_identifier(f"v{i}", quoted=True) for i in range(len(rows[0]))]
         values = source.copy()
         values.set("alias", exp.TableAlias(this=exp.to_identifier("v", quoted=True), columns=aliases))
-        return exp.Select(expressions=[exp.Star()]).from_(values), literals
-    selects = [s for s in source.find_all(exp.Select) if _branch_of(s, source)]
-    outputs = [s.expressions for s in selects]
+        return exp.Select(expressions=[exp.Star()]).from_(values), _common(rows)
+    outputs = [s.expressions for s in source.find_all(exp.Select) if _branch_of(s, source)]
     if not outputs or any(e.is_star for o in outputs for e in o):
         return source.copy(), []
-    return source.copy(), [all(dialect.is_literal(e) for e in column) for column in zip(*outputs, strict=False)]
+    return source.copy(), _common(outputs)
+
+
+def _common(rows: list[list[exp.Expr]]) -> list[exp.Expr | None]:
+    """Per column the first expression if all are of its sort (literal, computed), else the first that is not."""
+    columns = zip(*rows, strict=False)
+    return [next((e for e in c if not dialect.is_literal(e)), c[0]) for c in columns]
 
 
 def _branch_of(select: exp.Select, source: exp.Expr) -> bool:

@@ -118,17 +118,21 @@ _ASSIGNABLE = {
 }  # fmt: skip
 
 
-def assignable(source: FbType, target: FbType, *, literal: bool, strict: bool) -> bool:
+def assignable(source: FbType, target: FbType, *, literal: bool, computed: bool, strict: bool) -> bool:
     """Whether a value of ``source`` may be stored in a column of ``target`` without an explicit cast.
 
     ``literal``: the value is written as a literal, so a number may take any NUMERIC, a string any date,
-    time, BYTEA or array. ``strict`` false also lets TEXT into numbers and NUMERIC into other NUMERICs.
+    time, BYTEA or array. ``computed``: it comes from arithmetic, which keeps a NUMERIC's type in Firebolt but
+    widens it in DuckDB, so the source's precision and scale say nothing. ``strict`` false also lets TEXT into
+    numbers and NUMERIC into other NUMERICs.
     """
     if source == target or source.name == "unknown":
         return True
     if source.element and target.element:
-        return assignable(source.element, target.element, literal=literal, strict=strict)
-    if source.name == "numeric" and target.name in ("numeric", "real") and (literal or not strict):
+        return assignable(source.element, target.element, literal=literal, computed=computed, strict=strict)
+    if source.name == "numeric" and target.name == "numeric" and (literal or computed or not strict):
+        return True
+    if source.name == "numeric" and target.name == "real" and (literal or not strict):
         return True
     if source.name == "text" and literal and target.name in ("bytea", "array"):
         return True

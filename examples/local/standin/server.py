@@ -7,6 +7,7 @@ The service-account way adds ``/oauth/token``, ``/web/v3/account/<name>/engineUr
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import socket
@@ -99,6 +100,7 @@ class StandIn:
             self._thread.join()
             self._thread = None
         self._server.server_close()
+        self._server.cut()
         self.engine.close()
 
     def __enter__(self) -> StandIn:
@@ -291,6 +293,8 @@ class StandIn:
 
 def _split(sql: str) -> list[str]:
     """The statements of a request (the SDK's bulk insert sends several)."""
+    if ";" not in sql:
+        return [sql]
     tokens = dialect.tokenize(sql)
     if not any(t.token_type == TokenType.SEMICOLON for t in tokens[:-1]):
         return [sql]
@@ -346,6 +350,24 @@ class _Server(ThreadingHTTPServer):
     daemon_threads = True
     allow_reuse_address = True
     request_queue_size = 128
+
+    def __init__(self, address: tuple[str, int], handler: type[BaseHTTPRequestHandler]) -> None:
+        super().__init__(address, handler)
+        self._connections: set[socket.socket] = set()
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        self._connections.add(request)
+        super().process_request(request, client_address)
+
+    def shutdown_request(self, request: Any) -> None:
+        self._connections.discard(request)
+        super().shutdown_request(request)
+
+    def cut(self) -> None:
+        """Closes the connections that clients keep open."""
+        for connection in list(self._connections):
+            with contextlib.suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A client that went away is not an error of the server's."""

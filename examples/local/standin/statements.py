@@ -6,6 +6,7 @@ CREATE VIEW, DROP VIEW, CREATE LOCATION, DROP LOCATION, TRUNCATE TABLE, VACUUM, 
 
 from __future__ import annotations
 
+import functools
 import re
 from dataclasses import dataclass, field
 
@@ -191,10 +192,18 @@ _PARTITION_FUNCTIONS = ("TO_YYYYMM", "TO_YYYYMMDD", "DATE_TRUNC")
 
 
 def parse_statement(sql: str) -> Statement:
-    """The statement that ``sql`` holds. SqlError for syntax errors and for undocumented SQL."""
+    """The statement that ``sql`` holds. SqlError for syntax errors and for undocumented SQL.
+
+    The result may be shared between calls: it must not be changed.
+    """
+    return _parse(sql) if len(sql) < 20_000 else _parse.__wrapped__(sql)
+
+
+@functools.lru_cache(maxsize=512)
+def _parse(sql: str) -> Statement:
     sql, _ = dialect.split_settings(sql)
-    reader = _Reader(sql)
-    word = reader.peek()
+    start = re.match(r"(?:\s|--[^\n]*(?:\n|$)|/\*.*?\*/)*([A-Za-z]+|\(|)", sql, re.S)
+    word = start[1].upper() if start else ""
     if word in ("SELECT", "WITH", "FROM", "("):
         tree = dialect.parse(sql)
         if not isinstance(tree, exp.Select | exp.Union | exp.Subquery):
@@ -202,6 +211,7 @@ def parse_statement(sql: str) -> Statement:
         return Query(tree)
     if word in _DML_WORDS:
         return Dml(dialect.parse(sql))
+    reader = _Reader(sql)
     parse = _PARSERS.get(word)
     if parse is None:
         raise refused(f"statement {word or 'without text'}")
