@@ -33,7 +33,6 @@ module "storage" {
   package_prefix = local.package_prefix
   encryption     = var.encryption
   enforce_tls    = var.security.enforce_tls
-  partition      = local.partition
   tags           = local.tags
 }
 
@@ -128,7 +127,7 @@ module "loader" {
   source = "./modules/function"
 
   name                     = "${var.name}-loader"
-  description              = "Loads the files of s3://${var.source_bucket.name}/${var.source_bucket.prefix} into Firebolt."
+  description              = "Loads the files of ${var.source_bucket.name} into Firebolt."
   handler                  = "firebolt_cdc.loader.handler"
   package                  = local.package
   runtime                  = local.function.runtime

@@ -53,7 +53,7 @@ locals {
 
 resource "aws_cloudwatch_event_rule" "objects" {
   name          = "${var.name}-objects"
-  description   = "Objects created under s3://${var.source_bucket}/${var.prefix}."
+  description   = "Files that arrive in ${var.source_bucket}."
   event_pattern = local.event_pattern
   tags          = var.tags
 }

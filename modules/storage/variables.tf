@@ -30,11 +30,6 @@ variable "enforce_tls" {
   type        = bool
 }
 
-variable "partition" {
-  description = "AWS partition."
-  type        = string
-}
-
 variable "tags" {
   description = "Tags for the bucket."
   type        = map(string)

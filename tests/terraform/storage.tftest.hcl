@@ -11,7 +11,6 @@ variables {
   package_prefix = "package/"
   encryption     = null
   enforce_tls    = true
-  partition      = "aws"
   tags           = {}
 }
 
