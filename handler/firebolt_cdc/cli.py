@@ -6,6 +6,7 @@ variable FIREBOLT_CDC_FUNCTION or LOADER_FUNCTION), with the AWS credentials of 
 
 from __future__ import annotations
 
+import atexit
 import functools
 import json
 import os
@@ -65,13 +66,16 @@ def main() -> None:
 
 
 def _pipeline(function: str) -> Pipeline:
+    """The pipeline of a loader function; its engine's connections are closed when the command ends."""
     try:
         found = boto3.client("lambda").get_function_configuration(FunctionName=function, Qualifier=ALIAS)
     except AWS_ERRORS as error:
         raise aws_error(error, f"reading the function {function}:{ALIAS} (is --function right?)") from error
     config = configuration.load(found.get("Environment", {}).get("Variables", {}))
     deadline = Deadline(COMMAND_SECONDS)
-    return Pipeline(function, config, Engine.of(config, deadline), deadline)
+    engine = Engine.of(config, deadline)
+    atexit.register(engine.close)
+    return Pipeline(function, config, engine, deadline)
 
 
 def _print(rows: Sequence[Sequence[Any]], title: str, columns: Sequence[str]) -> None:
