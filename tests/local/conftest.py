@@ -19,9 +19,8 @@ def pipeline() -> Iterator[Pipeline]:
     try:
         if not found_running:
             local.up()
-        pipeline = Pipeline()
-        yield pipeline
-        pipeline.close()
+        with Pipeline() as pipeline:
+            yield pipeline
     finally:
         if not found_running:
             local.down(keep_logs=True)

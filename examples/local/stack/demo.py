@@ -35,7 +35,7 @@ class Story:
         self.console.print(f"\n[bold]{title}[/bold]")
 
     def say(self, text: str) -> None:
-        self.console.print(f"  [dim]{time.monotonic() - self.began:5.0f} s[/dim]  {text}")
+        self.console.print(f"  [dim]{time.monotonic() - self.began:5.0f} s[/dim]  {text}", soft_wrap=True)
 
     def check(self, ok: bool, what: str, detail: object = "") -> None:
         """Record one finding; a failed one is shown with its detail and fails the demo in the end."""
@@ -77,6 +77,7 @@ def crash(story: Story, pipeline: Pipeline) -> None:
     pids = pipeline.kill_in_mid_load(KILLED_FILE)
     story.check(bool(pids), f"SIGKILL for {len(pids)} loader processes while {KILLED_FILE} was being loaded")
     story.say("nobody does anything about it; we look again at the end")
+    time.sleep(3)  # the emulator must notice that these processes are gone before it may use them again
 
 
 def changes(story: Story, pipeline: Pipeline) -> None:
@@ -180,12 +181,12 @@ def _tell(story: Story) -> None:
     story.chapter("0  Start: AWS emulator, Firebolt stand-in, package, terraform apply")
     local.down()
     local.up(report=story.say)
-    pipeline = Pipeline()
-    story.say(f"Terraform module applied; functions such as {pipeline.env['LOADER_FUNCTION']} are real processes")
-    for scene in (full_load, crash, changes, rows, duplicate, poison, healed, ledger):
-        scene(story, pipeline)
+    with Pipeline() as pipeline:
+        loader = pipeline.env["LOADER_FUNCTION"]
+        story.say(f"the Terraform module is applied; its functions, such as {loader}, are real processes")
+        for scene in (full_load, crash, changes, rows, duplicate, poison, healed, ledger):
+            scene(story, pipeline)
     second_plan(story)
-    pipeline.close()
 
 
 def demo(as_json: bool = False, keep: bool = False) -> int:

@@ -1,4 +1,4 @@
-"""Start ministack, the local AWS emulator, with three of its gaps mended.
+"""Start ministack, the local AWS emulator, with four of its gaps mended.
 
 Run by path, so that nothing of this project is importable inside the emulated functions but what their package
 holds. Each patch names what it replaces; if ministack no longer has it, the emulator does not start.
@@ -6,6 +6,7 @@ holds. Each patch names what it replaces; if ministack no longer has it, the emu
 1. DescribeAlarms over the Query protocol leaves out most fields, and Terraform would see changes for ever.
 2. An event source mapping gets at most 10 messages, whatever its batch size.
 3. EventBridge delivers to queues and functions whose policies do not allow it, and knows no dead letter queue.
+4. Batch operations of SQS are checked as actions of their own; IAM has only sqs:SendMessage and its like.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from typing import Any
 
 import ministack
 from ministack import app
-from ministack.core import iam_evaluator, responses
+from ministack.core import iam_actions, iam_evaluator, responses
 from ministack.services import cloudwatch, eventbridge, lambda_svc, sqs
 
 logger = logging.getLogger("stack.emulator")
@@ -138,10 +139,21 @@ def checked_targets(invoke_target: Callable[..., Any]) -> Callable[..., Any]:
     return invoke
 
 
+def batch_actions(extract_action: Callable[..., Any]) -> Callable[..., Any]:
+    """Name the IAM action that permits a batch operation ("Actions defined by Amazon SQS", IAM reference)."""
+
+    def extract(*args: Any, **kwargs: Any) -> Any:
+        action = extract_action(*args, **kwargs)
+        return action.removesuffix("Batch") if action and action.startswith("sqs:") else action
+
+    return extract
+
+
 def main() -> None:
     patch(cloudwatch, "_describe_alarms", complete_alarms)
     patch(sqs, "_receive_messages_for_esm", whole_batches)
     patch(eventbridge, "_invoke_target", checked_targets)
+    patch(iam_actions, "extract_iam_action", batch_actions)
     require(lambda_svc, "_get_base_func_record_for_ref")
     require(sqs, "queue_policy_allows")
     os.environ["BIND_HOST"] = "127.0.0.1"  # its default is every interface

@@ -12,7 +12,7 @@ import urllib.request
 from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pyarrow as pa
 from firebolt.client.auth import FireboltCore
@@ -36,6 +36,13 @@ class Pipeline:
         self.functions: Any = local.client("lambda")
         self.logs: Any = local.client("logs")
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if "_connection" in self.__dict__:
+            self._connection.close()
+
     # Firebolt
 
     @cached_property
@@ -52,9 +59,6 @@ class Pipeline:
     def value(self, sql: str, parameters: Sequence[Any] | None = None) -> Any:
         """The first column of the first row."""
         return self.query(sql, parameters)[0][0]
-
-    def close(self) -> None:
-        self._connection.close()
 
     def read(self, expected: Expected) -> pa.Table:
         """The target's rows, in the order and with the columns and types of what is expected.
