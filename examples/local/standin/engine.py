@@ -432,7 +432,8 @@ class Engine:
     def _vacuum(self, touched: Commit, threshold: int = 1_000) -> None:
         """Removes row versions, dropped tables and log entries that no open snapshot can need."""
         with self._mutex:
-            horizon = min((t.snapshot for t in self._open.values()), default=self.last_commit)
+            reading = [t.snapshot for t in self._open.values() if not t.failed]
+            horizon = min(reading, default=self.last_commit)
             self._log = [c for c in self._log if c.number > horizon]
             drop = [t for number, t in self._dropped if number <= horizon]
             due = [t for t, dead in self._dead_rows.items() if dead >= threshold and t in touched.tables]

@@ -29,6 +29,11 @@ def refused(what: str) -> SqlError:
     return SqlError(f"{what} is not part of Firebolt's documented SQL", name="Unsupported")
 
 
+def absent(what: str) -> SqlError:
+    """Firebolt documents it, the stand-in does not have it."""
+    return SqlError(f"{what} is not part of the stand-in (Firebolt documents it)", name="Unsupported")
+
+
 def aborted() -> SqlError:
     """Any statement but ROLLBACK in a transaction in which one failed (page "Explicit Transactions")."""
     return SqlError(

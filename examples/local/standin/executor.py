@@ -6,6 +6,7 @@ added to the transaction's private tables. Semantics: pages "INSERT", "UPDATE", 
 
 from __future__ import annotations
 
+import functools
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -56,7 +57,10 @@ class Executor:
         self.parquet: dict[str, str] = {}
         self.temporary: list[str] = []
         self.registered: list[str] = []
+        #: whether a view's row counts are wanted, which are slow to find for many tables
         self.counted = True
+        #: whether the statement made so many rows that their work table is better dropped at once
+        self.many = False
 
     # ------------------------------------------------------------ entry
 
@@ -70,7 +74,7 @@ class Executor:
         except duckdb.Error as error:
             raise _from_duckdb(error) from error
         finally:
-            for name in self.temporary if self.tx.explicit else ():  # else they go with the connection
+            for name in self.temporary if self.tx.explicit or self.many else ():  # else they go with the connection
                 self._do(f"DROP TABLE IF EXISTS temp.{name}")
             for name in self.registered:
                 self.tx.cursor.unregister(name)
@@ -447,6 +451,7 @@ class Executor:
         names = ", ".join(c.stored for c in table.columns)
         made = self._do(f"INSERT INTO temp.i{table.id} ({names}) SELECT {names} FROM temp.{work} WHERE {where}")
         self.tx.own_rows[table.id] = self.tx.own_rows.get(table.id, 0) + int(made[0][0])
+        self.many = self.many or made[0][0] > 10_000
 
     def _end_rows(self, table: Table, work: str, where: str = "true") -> None:
         do, rid, own, tab = self._do, quoted(RID), quoted(OWN), quoted(TAB)
@@ -901,7 +906,12 @@ def _name(name: str, table: str | None = None) -> exp.Column:
 
 
 def _cast(node: exp.Expr, kind: FbType) -> exp.Expr:
-    return exp.Cast(this=node, to=exp.DataType.build(kind.duckdb, dialect="duckdb"))
+    return exp.Cast(this=node, to=_data_type(kind.duckdb).copy())
+
+
+@functools.lru_cache(maxsize=256)
+def _data_type(duckdb_type: str) -> exp.DataType:
+    return exp.DataType.build(duckdb_type, dialect="duckdb")
 
 
 def _as_query(source: exp.Expr) -> tuple[exp.Expr, list[exp.Expr | None]]:

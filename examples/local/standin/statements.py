@@ -14,7 +14,7 @@ from sqlglot import exp
 from sqlglot.tokenizer_core import Token, TokenType
 
 from . import dialect
-from .errors import SqlError, refused
+from .errors import SqlError, absent, refused
 from .fbtypes import FbType, parse_type
 
 
@@ -186,6 +186,15 @@ Statement = (
     | RenameColumn | RenameTable | DropPartition | CreateLocation | DropLocation | Use | Vacuum
 )  # fmt: skip
 
+#: what Firebolt documents and the stand-in lacks
+_ABSENT = (
+    "COPY", "EXPLAIN", "SHOW", "DESCRIBE", "GRANT", "REVOKE", "CALL", "CANCEL", "START", "STOP", "COMMENT",
+    "RECOMMEND", "CLEAR",
+)  # fmt: skip
+_ABSENT_OBJECTS = (
+    "EXTERNAL", "AGGREGATING", "INDEX", "DATABASE", "SCHEMA", "ENGINE", "USER", "ROLE", "LOGIN", "FUNCTION",
+    "ICEBERG", "ACCOUNT", "ORGANIZATION",
+)  # fmt: skip
 _DML_WORDS = ("INSERT", "UPDATE", "DELETE", "MERGE")
 _DEFAULT_FUNCTIONS = ("CURRENT_DATE", "LOCALTIMESTAMP", "CURRENT_TIMESTAMP", "NOW")
 _PARTITION_FUNCTIONS = ("TO_YYYYMM", "TO_YYYYMMDD", "DATE_TRUNC")
@@ -214,7 +223,7 @@ def _parse(sql: str) -> Statement:
     reader = _Reader(sql)
     parse = _PARSERS.get(word)
     if parse is None:
-        raise refused(f"statement {word or 'without text'}")
+        raise (absent if word in _ABSENT else refused)(f"statement {word or 'without text'}")
     reader.next()
     statement = parse(reader)
     reader.end()
@@ -353,7 +362,7 @@ def _create(reader: _Reader) -> Statement:
     if not dimension:
         reader.accept("FACT")
     if not reader.accept("TABLE"):
-        raise refused(f"CREATE {reader.peek()}")
+        raise (absent if reader.peek() in _ABSENT_OBJECTS else refused)(f"CREATE {reader.peek()}")
     return _create_table(reader, dimension)
 
 
@@ -527,7 +536,7 @@ def _drop(reader: _Reader) -> Statement:
         return location
     kind = reader.peek()
     if kind not in ("TABLE", "VIEW"):
-        raise refused(f"DROP {kind}")
+        raise (absent if kind in _ABSENT_OBJECTS else refused)(f"DROP {kind}")
     reader.next()
     if_exists = reader.accept("IF", "EXISTS")
     name = reader.name()
@@ -536,7 +545,7 @@ def _drop(reader: _Reader) -> Statement:
 
 def _alter(reader: _Reader) -> Statement:
     if not reader.accept("TABLE"):
-        raise refused(f"ALTER {reader.peek()}")
+        raise (absent if reader.peek() in _ABSENT_OBJECTS else refused)(f"ALTER {reader.peek()}")
     table_if_exists = reader.accept("IF", "EXISTS")
     table = reader.name()
     if reader.accept("RENAME"):
