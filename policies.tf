@@ -102,6 +102,8 @@ locals {
     [
       local.policy.read_config,
       local.policy.list_source,
+      local.policy.use_staging,
+      local.policy.list_staging,
       local.policy.measure,
       local.policy.send,
     ],

@@ -93,6 +93,16 @@ variable "firebolt" {
   }
 
   validation {
+    condition     = (var.firebolt.source_location == null) == (var.firebolt.staging_location == null)
+    error_message = "firebolt.source_location and firebolt.staging_location are named together, or not at all."
+  }
+
+  validation {
+    condition     = var.firebolt.core_url != null || var.firebolt.source_location != null || var.firebolt.s3_role_arn != null
+    error_message = "firebolt needs s3_role_arn (the migrate function creates the LOCATION objects with it), or source_location and staging_location."
+  }
+
+  validation {
     condition     = var.firebolt.core_url == null || can(regex("^https?://[^/\\s]+", var.firebolt.core_url))
     error_message = "firebolt.core_url must start with http:// or https://, as in \"http://core.internal:3473\"."
   }

@@ -36,7 +36,7 @@ from firebolt_cdc.protocol import SweepAction
 from firebolt_cdc.queues import Queues
 from firebolt_cdc.sql import ident, idents, marks
 from firebolt_cdc.storage import Storage
-from firebolt_cdc.telemetry import count, logger, metrics
+from firebolt_cdc.telemetry import MetricUnit, count, logger, metrics
 
 TASKS = ("sweep", "reconcile", "audit", "purge")
 CHUNK = 200
@@ -115,6 +115,7 @@ class Cleanup:
         room = max(0, self._config.cleanup.queue_limit - self._queues.depth())
         counts = {"turns_freed": freed, "mended": 0, "reset": 0, "requeued": 0, "left": 0}
         turns = self._turns()
+        waiting = 0
         for unfinished in self._unfinished():
             applied = self._applied([(u, turns) for u in unfinished])
             groups: dict[SweepAction, list[Unfinished]] = {action: [] for action in SweepAction}
@@ -131,12 +132,16 @@ class Cleanup:
                         action = SweepAction.LEAVE
                     room -= 1
                 groups[action].append(u)
+                waiting += action is SweepAction.LEAVE and protocol.needs_operator(
+                    u.row, self._config.loader.max_attempts
+                )
             counts["mended"] += self._mend(groups[SweepAction.MEND])
             counts["reset"] += self._reset(groups[SweepAction.RESET])
             counts["requeued"] += self._requeue(groups[SweepAction.RESET] + groups[SweepAction.REQUEUE])
             counts["left"] += len(groups[SweepAction.LEAVE])
         count("TurnsFreed", counts["turns_freed"])
         count("FilesRequeued", counts["requeued"])
+        count("FilesNeedingOperator", waiting)
         return counts
 
     def _free_expired(self) -> int:
@@ -305,7 +310,7 @@ class Cleanup:
         return [(str(r[0]), str(r[1]), str(r[2])) for r in found]
 
     def audit(self) -> dict[str, int]:
-        """Count rows beyond the first of each primary key, over all merge targets that exist."""
+        """Count rows beyond the first of each primary key, and file versions that stand applied more than once."""
         present = migrations.tables(self._engine)
         doubled = checked = 0
         for table in self._config.tables.values():
@@ -320,8 +325,14 @@ class Cleanup:
             doubled += found
             if found:
                 logger.error("duplicate primary keys", table=table.target, rows=found)
+        files, repeated = self._engine.query(
+            "SELECT COUNT(*), COALESCE(SUM(CASE WHEN n > 1 THEN 1 ELSE 0 END), 0) FROM "
+            "(SELECT COUNT(*) AS n FROM cdc_applied WHERE pipeline = ? GROUP BY applied_id) AS k",
+            [self._config.source.pipeline],
+        )[0]
         count("DuplicateRows", doubled)
-        return {"tables": checked, "duplicate_rows": doubled}
+        count("DuplicateFilesPercent", 100 * int(repeated) / max(1, int(files)), MetricUnit.Percent)
+        return {"tables": checked, "duplicate_rows": doubled, "duplicate_files": int(repeated)}
 
     def purge(self) -> dict[str, int]:
         """Delete what is past the retention: completed ledger rows, duplicate lines; and settled tombstones."""

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import re
+import time
 from datetime import datetime
 from enum import StrEnum
 from functools import cached_property
@@ -14,7 +15,11 @@ from typing import Any, Self
 import boto3
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from firebolt_cdc.errors import AWS_ERRORS, PermanentError, aws_error
+from firebolt_cdc.errors import AWS_ERRORS, PermanentError, aws_error, denied
+
+ROLE_PAUSES_SECONDS = (2.0, 4.0, 8.0, 16.0)
+"""A role's new policy takes some seconds to hold everywhere (IAM guide, "Changes are not always immediately visible"),
+and the first apply invokes the migrate function right after it made one."""
 
 
 class Model(BaseModel):
@@ -277,11 +282,14 @@ def load(environment: dict[str, str] | None = None, s3: Any = None) -> Config:
         place["VersionId"] = env["CDC_CONFIG_VERSION_ID"]
     origin = f"s3://{place['Bucket']}/{place['Key']} (version {place.get('VersionId', 'latest')})"
     client = s3 or boto3.client("s3")
-    try:
-        body = client.get_object(**place)["Body"].read()
-    except AWS_ERRORS as error:
-        raise aws_error(error, f"reading the configuration {origin}") from error
-    return parse(body, origin)
+    for patience in (*ROLE_PAUSES_SECONDS, None):
+        try:
+            return parse(client.get_object(**place)["Body"].read(), origin)
+        except AWS_ERRORS as error:
+            if patience is None or not denied(error):
+                raise aws_error(error, f"reading the configuration {origin}") from error
+            time.sleep(patience)
+    raise AssertionError("the last try returns or raises")
 
 
 def secret(arn: str, client: Any = None) -> dict[str, str]:

@@ -7,8 +7,9 @@ The SDK (1.19.1) has ways to lose a transaction and go on without it; each is cl
   then runs, and commits, on its own. So a transaction's first statement is a read, and it is a transaction only
   if the SDK holds a transaction id after it.
 * A `Firebolt-Reset-Session` header drops the id in mid-transaction, and the next statement would begin another.
-  So the same id is required before and after each statement and before COMMIT.
-* Reads wait forever. Every statement has a time limit below what is left of the invocation.
+  So the same id is required before and after each statement and before COMMIT; the ROLLBACK names the lost one.
+* Reads wait forever, and `timeout_seconds` does not reach the SDK's own requests (BEGIN, token, USE ENGINE). Every
+  request passes through the SDK's authentication, which gives it a time limit below what is left of the invocation.
 * After a failed COMMIT the SDK keeps the dead id. A connection that saw any error is dropped, never reused.
 * `close()` sends ROLLBACK without a time limit. The SDK is told to forget its transaction first.
 * The token cache writes below HOME, which Lambda does not have. It is off.
@@ -17,10 +18,11 @@ The SDK (1.19.1) has ways to lose a transaction and go on without it; each is cl
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from typing import Any
 
 import boto3
+import httpx
 from firebolt.client.auth import Auth, ClientCredentials, FireboltCore
 from firebolt.db import Connection, connect
 
@@ -85,6 +87,11 @@ class Transaction:
         _run(self._connection, "COMMIT", (), self._deadline)
         self._id = None
 
+    def restore(self) -> None:
+        """Give the connection the id back that a reset session took from it, so that ROLLBACK ends what is open."""
+        if self._id is not None:
+            self._connection._transaction_id = self._id
+
     def settle(self) -> None:
         """Take the writer's note away: the transaction is over."""
         if self._writers is not None and self._noted is not None:
@@ -96,6 +103,32 @@ class Transaction:
     def _require_same(self, when: str) -> None:
         if self._id is None or self._current_id() != self._id:
             raise ConflictError(f"the transaction was lost {when} (the engine reset the session); it was given up")
+
+
+class _Limited(Auth):
+    """An authentication that also gives each request of the SDK a time limit."""
+
+    deadline: Deadline
+
+    def sync_auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
+        """Yield the SDK's requests, the token's included, each with the time that is left at most."""
+        flow = super().sync_auth_flow(request)
+        with contextlib.suppress(StopIteration):
+            request = next(flow)
+            while True:
+                left = max(0.001, self.deadline.remaining_seconds() - RESERVE_SECONDS)
+                wanted = request.extensions.get("timeout", {})
+                limits = {name: min(left, wanted.get(name) or left) for name in ("connect", "read", "write", "pool")}
+                request.extensions = {**request.extensions, "timeout": limits}
+                request = flow.send((yield request))
+
+
+class _Core(_Limited, FireboltCore):
+    """Firebolt Core: nobody signs in."""
+
+
+class _ServiceAccount(_Limited, ClientCredentials):
+    """A service account of managed Firebolt."""
 
 
 class Engine:
@@ -142,6 +175,7 @@ class Engine:
         try:
             yield transaction
         except Exception as error:
+            transaction.restore()
             if _rollback(connection):
                 transaction.settle()
             if self._writers is not None and isinstance(error, ConflictError):
@@ -184,8 +218,10 @@ class Engine:
         clients = {"user_clients": [("firebolt-cdc", __version__)]}
         try:
             if settings.core_url is not None:
+                auth = _Core()
+                auth.deadline = self._deadline
                 return connect(
-                    auth=FireboltCore(),
+                    auth=auth,
                     url=settings.core_url,
                     database=settings.database,
                     autocommit=autocommit,
@@ -208,7 +244,9 @@ class Engine:
         if self._auth is None:
             assert self._settings.secret_arn is not None, "the configuration requires it without core_url"
             account = config.secret(self._settings.secret_arn, self._secrets)
-            self._auth = ClientCredentials(account["client_id"], account["client_secret"], use_token_cache=False)
+            auth = _ServiceAccount(account["client_id"], account["client_secret"], use_token_cache=False)
+            auth.deadline = self._deadline
+            self._auth = auth
         return self._auth
 
 

@@ -137,7 +137,7 @@ def aws_error(error: BotoCoreError | ClientError, doing: str) -> CdcError:
             return GoneError(
                 f"{doing}: the object was overwritten since it was announced; the newer version has an event of its own"
             )
-        if code in {"AccessDenied", "403"} or status == 403:
+        if denied(error):
             return TransientError(f"{doing}: access denied; check the role's policy, the bucket policy and the key")
     return TransientError(f"{doing}: {_readable(error)}")
 
@@ -154,6 +154,15 @@ ENGINE_ERRORS: tuple[type[Exception], ...] = (
 answer is not the JSON that it expects, the plain errors of reading it (AttributeError for a token endpoint's junk)."""
 
 AWS_ERRORS: tuple[type[Exception], ...] = (BotoCoreError, ClientError)
+
+
+def denied(error: Exception) -> bool:
+    """Whether AWS refused for want of a permission."""
+    if not isinstance(error, ClientError):
+        return False
+    answer = error.response
+    code, status = answer.get("Error", {}).get("Code", ""), answer.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+    return code in {"AccessDenied", "AccessDeniedException", "403"} or status == 403
 
 
 def classified(error: Exception, doing: str) -> CdcError:

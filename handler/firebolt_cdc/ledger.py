@@ -153,12 +153,15 @@ class Ledger:
         mended = [c.file.version.file_id for c in claimed if c.decision.mend]
         if mended:
             tx.execute(*_mend(mended))
-        held = [c for c in holds if c.file.version.file_id in rows]
-        for c in held:
+        held: dict[str, list[str]] = {}
+        for c in holds:
+            if c.file.version.file_id in rows:
+                held.setdefault(redact(c.decision.reason), []).append(c.file.version.file_id)
+        for reason, ids in held.items():
             tx.execute(
                 "UPDATE cdc_processed_files SET status = 'pending', recorded_status = 'pending', error_class = 'held', "
-                "error_message = ?, processed_at = CURRENT_TIMESTAMP WHERE file_id = ?",
-                [redact(c.decision.reason), c.file.version.file_id],
+                f"error_message = ?, processed_at = CURRENT_TIMESTAMP WHERE file_id IN ({marks(ids)})",
+                [reason, *ids],
             )
         duplicates = self._duplicates(tx, candidates, claimed)
         return bool(by_turn or new or mended or held or duplicates)
@@ -249,6 +252,10 @@ class Ledger:
             "UPDATE cdc_processed_files SET alone_count = alone_count + 1 WHERE file_id = ? AND claim_id = ?",
             [file.version.file_id, self.claim_id],
         )
+
+    def mend(self, files: Sequence[SourceFile]) -> None:
+        """Mark `completed` what was found applied."""
+        self._update(*_mend([file.version.file_id for file in files]))
 
     def complete(self, load_id: str) -> None:
         """STEP 4: mark `completed` what stands in `cdc_applied` under `load_id`: success is read, not assumed."""

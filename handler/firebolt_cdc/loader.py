@@ -47,6 +47,7 @@ from firebolt_cdc.files import FileVersion, Kind, SkippedError, SourceFile
 from firebolt_cdc.ledger import Candidate, Claimed, Ledger
 from firebolt_cdc.protocol import Status, Verdict
 from firebolt_cdc.queues import Queues, bodies
+from firebolt_cdc.schema import Column
 from firebolt_cdc.stage import Counts, Prepared, prepare, stage
 from firebolt_cdc.storage import ObjectInfo, Storage
 from firebolt_cdc.telemetry import (
@@ -60,6 +61,8 @@ from firebolt_cdc.telemetry import (
     metrics,
 )
 
+CLAIM_FILES = 200
+"""File versions of one claim; a larger batch is claimed and loaded in several."""
 PART_BYTES = 64 * 1024 * 1024
 """Change files of one transaction, by their size in S3: they are read into memory together."""
 PART_FILES = 100
@@ -97,6 +100,8 @@ class Work:
 
     turn: str
     generation: int
+    last: bool = False
+    """Whether no other target of this invocation loads under the same turn, so that its last part gives it back."""
     parts: list[tuple[list[Claimed], bool]] = field(default_factory=list)
     """Each with whether its attempt has been counted (a file that was claimed alone)."""
 
@@ -112,6 +117,10 @@ class Worker:
         self._deadline = deadline
         self._applier = Applier(engine, storage, config)
         self._outcomes: dict[FileVersion, Outcome] = {}
+        self._held: set[str] = set()
+        """Turns that this worker holds, or may hold."""
+        self._untried = False
+        """Whether rows of this claim may still say `processing` although nobody works on them."""
 
     def run(self, deliveries: Sequence[Delivery]) -> list[tuple[Outcome, list[Delivery]]]:
         """Load what the deliveries announce; one outcome for each file version, with its deliveries."""
@@ -127,8 +136,13 @@ class Worker:
             file = self._identify(version)
             if file is not None:
                 candidates.append(Candidate(file, sum(d.origin is Origin.S3 for d in announced)))
-        if candidates:
-            self._load(candidates)
+        try:
+            for start in range(0, len(candidates), CLAIM_FILES):
+                self._load(candidates[start : start + CLAIM_FILES])
+        except Exception:
+            duplicates = sum(outcome.ending is Ending.DUPLICATE for outcome in self._outcomes.values())
+            count("LoaderErrorsDueToDuplicates", duplicates)
+            raise
         return [(self._outcomes[version], announced) for version, announced in versions.items()]
 
     def _versions(self, deliveries: Sequence[Delivery]) -> dict[FileVersion, list[Delivery]]:
@@ -169,17 +183,18 @@ class Worker:
         self._end(version, ending, str(error), error.failure_class)
 
     def _load(self, candidates: Sequence[Candidate]) -> None:
-        turns = sorted({candidate.file.turn for candidate in candidates})
+        self._held = {candidate.file.turn for candidate in candidates}
         try:
             try:
                 claimed = self._ledger.claim(candidates)
             except CdcError as error:
                 self._ledger_failed([candidate.file.version for candidate in candidates], error)
                 return
+            self._held = {c.file.turn for c in claimed if c.decision.verdict is Verdict.CLAIM}
             for work in self._sort(claimed):
                 self._load_table(work)
         finally:
-            self._release(turns)
+            self._release()
 
     def _sort(self, claimed: Sequence[Claimed]) -> list[Work]:
         """Settle the verdicts that end here, and bring the rest into parts: batches first, suspects alone."""
@@ -202,6 +217,8 @@ class Worker:
                 tables.setdefault(place, Work(c.file.turn, c.generation))
                 batches.setdefault(place, []).append(c)
                 sizes[c.file.turn] = sizes.get(c.file.turn, 0) + 1
+        for work in {work.turn: work for work in tables.values()}.values():
+            work.last = True
         for place, work in tables.items():
             mine = batches[place]
             counted = sizes[work.turn] == 1
@@ -215,6 +232,7 @@ class Worker:
         while work.parts:
             batch, counted = work.parts.pop()
             if self._deadline.remaining_seconds() < START_SECONDS:
+                self._untried = True
                 for c in batch:
                     self._end(
                         c.file.version,
@@ -231,7 +249,7 @@ class Worker:
                 self._load_part(work, batch)
             except TurnLostError as error:
                 work.parts.append((batch, counted))
-                for c in (c for part, _ in work.parts for c in part):
+                for c in (c for part, _ in work.parts for c in part if c.file.version not in self._outcomes):
                     self._end(c.file.version, Ending.WAITING, str(error), error.failure_class)
                 return
             except Exception as error:  # noqa: BLE001 - classified here, the one place, and never dropped
@@ -256,14 +274,17 @@ class Worker:
             TurnLostError: the turn went on.
             CdcError: it failed; the caller splits the part or fails the file.
         """
-        prepared = self._prepare(work, batch)
+        columns = target_columns(self.engine, batch[0].file.target)
+        prepared = self._prepare(work, batch, columns)
         outages = 0
         while prepared:
             try:
-                self._apply(work, prepared)
+                self._apply(work, prepared, columns)
                 return
             except AlreadyAppliedError as error:
-                for p in [p for p in prepared if p.file.applied_id(work.generation) in error.applied_ids]:
+                done = [p for p in prepared if p.file.applied_id(work.generation) in error.applied_ids]
+                self._ledger.mend([p.file for p in done])
+                for p in done:
                     self._end(p.file.version, Ending.DUPLICATE)
                 prepared = [p for p in prepared if p.file.version not in self._outcomes]
             except TurnLostError:
@@ -285,9 +306,8 @@ class Worker:
             raise TransientError("still failing when too little was left of the invocation")
         time.sleep(seconds)
 
-    def _prepare(self, work: Work, batch: Sequence[Claimed]) -> list[Prepared]:
+    def _prepare(self, work: Work, batch: Sequence[Claimed], columns: Sequence[Column]) -> list[Prepared]:
         """Read the part's files; unreadable ones fail here, alone. What is too much goes into another part."""
-        columns = {c.file.target: target_columns(self.engine, c.file.target) for c in batch[:1]}
         prepared: list[Prepared] = []
         size = full = 0
         for number, c in enumerate(batch):
@@ -298,7 +318,7 @@ class Worker:
                 if prepared and (size > PART_BYTES or full > PART_FULL_LOADS):
                     work.parts.append((list(batch[number:]), False))
                     break
-                prepared.append(prepare(self._storage.open(info), c.file, info, columns[c.file.target]))
+                prepared.append(prepare(self._storage.open(info), c.file, info, columns))
             except CdcError as error:
                 if len(batch) == 1:
                     raise
@@ -311,9 +331,10 @@ class Worker:
         version = file.version
         return self._storage.look_up(version.bucket, version.key, version.etag)
 
-    def _apply(self, work: Work, prepared: Sequence[Prepared]) -> None:
+    def _apply(self, work: Work, prepared: Sequence[Prepared], columns: Sequence[Column]) -> None:
         """Stage and run one load transaction, and find out how it ended if the engine did not say."""
         load_id = uuid.uuid4().hex
+        release = work.last and not work.parts
         first = prepared[0].file
         staged: list[str] = []
         try:
@@ -323,16 +344,18 @@ class Worker:
                     first.table,
                     work.generation,
                     tuple(prepared),
-                    target_columns(self.engine, first.target),
+                    tuple(columns),
                     staged_key,
                     counts,
                     copies,
                 )
-                self._applier.load(part, self._ledger.claim_id, load_id, release=not work.parts)
+                self._applier.load(part, self._ledger.claim_id, load_id, release=release)
         except (TransientError, ConflictError) as error:
             if isinstance(error, (TurnLostError, AlreadyAppliedError)) or not self._ledger.applied_under(load_id):
                 raise
             logger.warning("COMMIT had succeeded although its answer was an error", load_id=load_id, error=str(error))
+        if release:
+            self._held.discard(work.turn)
         self._finish(prepared, counts, load_id)
 
     @contextlib.contextmanager
@@ -401,15 +424,20 @@ class Worker:
         ending = Ending.WAITING if retry else Ending.HELD if isinstance(failure, HeldError) else Ending.REJECTED
         self._end(file.version, ending, str(failure), failure.failure_class)
 
-    def _release(self, turns: Sequence[str]) -> None:
+    def _release(self) -> None:
+        """Give back what is still held. A turn that its last load gave back costs nothing here."""
+        if not self._held and not self._untried:
+            return
         try:
-            self._ledger.release(turns)
+            self._ledger.release(sorted(self._held))
         except CdcError as error:
-            logger.error("the turns could not be given back; they end with their lease", turns=turns, error=str(error))
+            held = sorted(self._held)
+            logger.error("the turns could not be given back; they end with their lease", turns=held, error=str(error))
 
     def _ledger_failed(self, versions: Sequence[FileVersion], error: CdcError) -> None:
         """No ledger, no load: the files wait."""
         count("LedgerUnavailable")
+        self._untried = True
         for version in versions:
             key = files.file_key(self._config, version.key)
             logger.error("Error checking if file processed", file_key=key, error=str(error))
@@ -429,6 +457,8 @@ class Worker:
             count("FilesFailed" if ending is Ending.REJECTED else "FilesHeld")
             logger.error(f"file {ending}", file_key=key, error_class=failure, error=reason)
         elif ending in (Ending.WAITING, Ending.SKIPPED):
+            if ending is Ending.SKIPPED:
+                count("FilesSkipped")
             logger.warning(f"file {ending}", file_key=key, error_class=failure, reason=reason)
         elif ending is Ending.DUPLICATE:
             logger.info("File already processed", file_key=key)
@@ -463,6 +493,7 @@ def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
     config = _config()
     if not config.deduplication_enabled:
         logger.append_keys(deduplication="disabled: loads are at least once")
+    count("LoaderErrorsDueToDuplicates", 0)
     if events.is_batch(event):
         return _batch(event["Records"], config, context)
     return _by_hand(event, config, context)
@@ -513,7 +544,7 @@ def _unacknowledged(failed: dict[str, None], message_ids: Sequence[str]) -> Iter
     """Leave messages on the queue if what was to be sent in their place could not be sent."""
     try:
         yield
-    except TransientError as error:
+    except CdcError as error:
         logger.error("could not send; the message stays on the queue", error=str(error), message_ids=message_ids)
         failed.update(dict.fromkeys(message_ids))
 
@@ -540,6 +571,8 @@ def _by_hand(event: Mapping[str, Any], config: Config, context: LambdaContext) -
     """
     now = datetime.now(UTC)
     deliveries = events.from_event(event, origin=Origin.S3, first_seen=now)
+    if len(deliveries) != 1:
+        raise PermanentError(f"the event announces {len(deliveries)} objects: by hand one at a time, more by the queue")
     with worker(config, context) as work:
         outcome, announced = _outcomes(work, deliveries, config)[0]
     key = outcome.file_key

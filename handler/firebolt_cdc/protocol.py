@@ -147,6 +147,11 @@ def decide_claim(
     return Decision(Verdict.CLAIM, fresh_budget=fresh, suspect=suspect)
 
 
+def needs_operator(row: LedgerRow, max_attempts: int) -> bool:
+    """Whether nothing happens to an unfinished file until a person decides."""
+    return row.held or row.final or row.alone_count >= max_attempts
+
+
 def require_turn(turn: Turn | None, claim_id: str, generation: int) -> None:
     """Stop a load whose claim does not hold the turn any more.
 
@@ -190,6 +195,6 @@ def decide_sweep(
         return SweepAction.LEAVE if alive else SweepAction.RESET
     if row.typed:
         return SweepAction.LEAVE if enqueued_lately or alive else SweepAction.REQUEUE
-    if row.held or row.final or row.alone_count >= max_attempts or row.status == Status.SKIPPED:
+    if needs_operator(row, max_attempts) or row.status == Status.SKIPPED:
         return SweepAction.LEAVE
     return SweepAction.LEAVE if enqueued_lately else SweepAction.REQUEUE

@@ -5,11 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from support import Pipeline, sessions
-
 from firebolt_cdc import loader
 from firebolt_cdc.apply import Applier
 from firebolt_cdc.errors import PermanentError
+from support import Pipeline, sessions
 
 ONE = "fair/sessions/20241124-1.parquet"
 TWO = "fair/sessions/20241124-2.parquet"
@@ -154,9 +153,9 @@ def test_reconcile_announces_a_file_that_nobody_can_place_once(pipeline: Pipelin
 
 def test_audit_counts_doubled_keys(pipeline: Pipeline) -> None:
     assert pipeline.deliver(pipeline.put(ONE, sessions(("I", 1, "a"), ("I", 2, "b")))) == []
-    assert pipeline.clean("audit")["audit"] == {"tables": 1, "duplicate_rows": 0}
+    assert pipeline.clean("audit")["audit"] == {"tables": 1, "duplicate_rows": 0, "duplicate_files": 0}
     pipeline.sql('INSERT INTO sessions ("sid") VALUES (1), (1), (2)')
-    assert pipeline.clean("audit")["audit"] == {"tables": 1, "duplicate_rows": 3}
+    assert pipeline.clean("audit")["audit"] == {"tables": 1, "duplicate_rows": 3, "duplicate_files": 0}
 
 
 def test_purge_deletes_only_what_is_settled(pipeline: Pipeline) -> None:

@@ -76,7 +76,7 @@ run "least_privilege" {
   assert {
     condition = { for function, policy in output.policies : function => toset([for statement in jsondecode(policy).Statement : statement.Sid]) } == {
       loader  = toset(["WriteLogs", "ReadConfig", "ReadSource", "ListSource", "UseStaging", "ListStaging", "ReceiveFromQueue", "SendToQueues"])
-      cleanup = toset(["WriteLogs", "ReadConfig", "ListSource", "MeasureQueue", "SendToQueues"])
+      cleanup = toset(["WriteLogs", "ReadConfig", "ListSource", "UseStaging", "ListStaging", "MeasureQueue", "SendToQueues"])
       migrate = toset(["WriteLogs", "ReadConfig", "ListSource", "UseStaging", "ListStaging"])
     }
     error_message = "Each function has what its work needs; without a secret or a customer key there is no statement for one."
@@ -127,6 +127,7 @@ run "service_account" {
       engine_name        = "cdc"
       secret_arn         = "arn:aws:secretsmanager:eu-west-1:123456789012:secret:firebolt-AbCdEf"
       secret_kms_key_arn = "arn:aws:kms:eu-west-1:123456789012:key/secret"
+      s3_role_arn        = "arn:aws:iam::123456789012:role/firebolt"
     }
   }
 

@@ -395,3 +395,27 @@ run "faults_18" {
     var.module_bucket,
   ]
 }
+
+run "firebolt_without_a_way_to_s3" {
+  command = plan
+
+  variables {
+    firebolt = { database = "firebolt", account_name = "a", engine_name = "e", secret_arn = "arn:aws:secretsmanager:eu-west-1:123456789012:secret:s-AbCdEf" }
+  }
+
+  expect_failures = [
+    var.firebolt,
+  ]
+}
+
+run "one_location_of_two" {
+  command = plan
+
+  variables {
+    firebolt = { database = "firebolt", core_url = "http://core:3473", source_location = "cdc_source" }
+  }
+
+  expect_failures = [
+    var.firebolt,
+  ]
+}
