@@ -55,7 +55,8 @@ class Story:
 def _put_all(story: Story, pipeline: Pipeline, files: list[data.File], what: str) -> None:
     """Put files, wait for them, and check that each is completed."""
     rows = sum(file.rows for file in files)
-    story.say(f"{len(files)} objects with {rows:,} rows put into s3://{pipeline.env['SOURCE_BUCKET']}")
+    objects = "1 object" if len(files) == 1 else f"{len(files)} objects"
+    story.say(f"{objects} with {rows:,} rows put into s3://{pipeline.env['SOURCE_BUCKET']}")
     began = time.monotonic()
     for file in files:
         pipeline.put(file.key, file.body)
@@ -140,7 +141,8 @@ def poison(story: Story, pipeline: Pipeline) -> None:
     story.check(all(entries[key][0] == "completed" for key in neighbours), "its neighbours are completed", entries)
     letters = pipeline.dead_letters()
     mine = [letter for letter in letters if POISON_FILE in json.dumps(letter["body"])]
-    story.check(len(mine) == 1, f"in the dead letter queue: {mine[0]['attributes'] if mine else None}", letters)
+    reason = mine[0]["attributes"].get("error_class") if mine else None
+    story.check(len(mine) == 1, f"its message is in the dead letter queue, with its reason (class {reason})", letters)
 
 
 def healed(story: Story, pipeline: Pipeline) -> None:
