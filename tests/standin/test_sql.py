@@ -261,6 +261,8 @@ def test_text_is_not_compared_with_other_types(sql: Any, comparison: str) -> Non
     sql("CREATE TABLE t (k TEXT, n INT, at TIMESTAMPTZ)")
     with pytest.raises(FireboltError):
         sql(f"SELECT 1 FROM t WHERE {comparison}")
+    with pytest.raises(FireboltError):
+        sql("DELETE FROM t WHERE n")
     assert sql("SELECT 1 FROM t WHERE n = '5' AND at > '2024-01-01' AND k IN ('a')") == []
 
 
@@ -597,6 +599,16 @@ def test_merge_branches(merge: Any) -> None:
         "WHEN NOT MATCHED BY SOURCE AND t.k = 2 THEN DELETE WHEN NOT MATCHED BY SOURCE THEN UPDATE SET v = 'lost'"
     )
     assert merge("SELECT k, v FROM t ORDER BY k") == [[1, "one"], [3, "lost"], [8, "c"]]
+
+
+def test_merge_with_subqueries(merge: Any) -> None:
+    merge("INSERT INTO s VALUES (1, 'a', 'U', '1'), (7, 'b', 'U', '1')")
+    merge(
+        "MERGE INTO t USING s ON t.k = s.k "
+        "WHEN MATCHED AND EXISTS (SELECT 1 FROM t AS z WHERE z.k = 3) THEN UPDATE SET v = (SELECT MAX(v) FROM s) "
+        "WHEN NOT MATCHED AND s.k NOT IN (SELECT k FROM t) THEN INSERT (k, v) VALUES (s.k, s.v)"
+    )
+    assert merge("SELECT k, v FROM t ORDER BY k") == [[1, "b"], [2, "two"], [3, "three"], [7, "b"]]
 
 
 def test_merge_star(merge: Any) -> None:

@@ -214,6 +214,7 @@ MACROS = (
     "THEN regexp_extract(x, pattern, 0, flags) END, "
     "(x, pattern, flags, part) AS CASE WHEN regexp_matches(x, pattern, flags) "
     "THEN regexp_extract(x, pattern, part, flags) END",
+    "fb_bool(x BOOLEAN) AS x",
     r"fb_bytea(x VARCHAR) AS CASE WHEN x LIKE '\x%' THEN unhex(substr(x, 3)) ELSE encode(x) END, (x BLOB) AS x",
 )
 
@@ -684,10 +685,11 @@ def to_duckdb(tree: exp.Expr, context: Context) -> str:
 
 
 def strict(tree: exp.Expr) -> exp.Expr:
-    """The tree with comparisons in a form for which DuckDB does not cast TEXT to a number or date by itself.
+    """The tree in a form for which DuckDB makes no casts of its own: TEXT to a number or date, a number to BOOLEAN.
 
-    Only for binding (the types are the same, the plan would be slow): Firebolt has no such implicit cast
-    (page "Data types", table "Type Conversion"), DuckDB has one for ``=`` and its like but not for BETWEEN.
+    Only for binding (the types are the same, the plan would be slow): Firebolt has no such implicit casts
+    (page "Data types", table "Type Conversion"), DuckDB has them for ``=`` and its like but not for BETWEEN, and
+    for conditions but not for arguments.
     """
     holder = exp.Paren(this=tree.copy())
     for node in list(holder.find_all(*_COMPARISONS)):
@@ -701,6 +703,11 @@ def strict(tree: exp.Expr) -> exp.Expr:
             item = exp.paren(test.this)
             tests = [exp.Between(this=item.copy(), low=e.copy(), high=e.copy()) for e in test.expressions]
             test.replace(exp.paren(exp.or_(*tests)))
+    for clause in list(holder.find_all(exp.Where, exp.Having)):
+        clause.set("this", _call("fb_bool", clause.this))
+    for join in list(holder.find_all(exp.Join)):
+        if join.args.get("on"):
+            join.set("on", _call("fb_bool", join.args["on"]))
     result: exp.Expr = holder.this
     return result
 

@@ -628,9 +628,11 @@ class Executor:
         flat = [(b, c, e) for b in branches for c, e in b.values]
         bound = joined.select(act.copy(), tree.args["on"].copy(), *[e.copy() for _, _, e in flat])
         described = self._describe(bound)[2:]
+        # DuckDB lets an output refer to an earlier one, but not to one with a subquery in it
+        chosen_act = act if act.find(exp.Select) else _name(ACT)
         per_column: dict[str, exp.Case] = {}
         for (branch, column, node), (_, kind) in zip(flat, described, strict=True):
-            case = per_column.setdefault(column.name, exp.Case(this=_name(ACT)))
+            case = per_column.setdefault(column.name, exp.Case(this=chosen_act.copy()))
             value = self._assign(node.copy(), kind, column, node)
             per_column[column.name] = case.when(exp.Literal.number(branch.number), value)
         chosen: list[exp.Expr] = [exp.alias_(act, ACT, quoted=True)]
