@@ -131,7 +131,9 @@ def aws_error(error: BotoCoreError | ClientError, doing: str) -> CdcError:
     if isinstance(error, ClientError):
         code = error.response.get("Error", {}).get("Code", "")
         status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-        if code in {"NoSuchKey", "404", "NotFound"} or (status == 404 and code != "NoSuchBucket"):
+        if code in {"NoSuchKey", "404", "NotFound"} or (
+            status == 404 and code not in {"NoSuchBucket", "ResourceNotFoundException"}
+        ):
             return GoneError(f"{doing}: the object no longer exists")
         if code in {"PreconditionFailed", "412"} or status == 412:
             return GoneError(
@@ -149,9 +151,10 @@ ENGINE_ERRORS: tuple[type[Exception], ...] = (
     ValueError,
     KeyError,
     AttributeError,
+    TypeError,
 )
 """What a call into the Firebolt SDK may raise: its own errors, httpx errors that leak through, and, where an
-answer is not the JSON that it expects, the plain errors of reading it (AttributeError for a token endpoint's junk)."""
+answer is not the JSON that it expects, the plain errors of reading it (AttributeError, TypeError: a token's junk)."""
 
 AWS_ERRORS: tuple[type[Exception], ...] = (BotoCoreError, ClientError)
 
