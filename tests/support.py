@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from firebolt.client.auth import FireboltCore
 from firebolt.db import connect
+
 from firebolt_cdc import cleanup, loader, migrate, migrations
 
 PREFIX = "firebolt_dms_job/"

@@ -194,39 +194,40 @@ class Applier:
         )
 
     def _record(self, tx: Transaction, part: Part, load_id: str) -> None:
-        """Insert the lines of `cdc_applied`, selected from the turn's row so that they exist only if it is ours."""
-        selects: list[str] = []
+        """Insert the lines of `cdc_applied`, under the same condition as the rows that they speak of."""
         values: list[object] = []
         for f in part.files:
             version = f.file.version
             counts = part.counts.get(version.file_id, Counts(f.rows_read, f.rows_read, 0))
-            selects.append(
-                f"SELECT {marks(range(11))}, CAST(? AS TIMESTAMPTZ), ?, ?, CURRENT_TIMESTAMP "
-                "FROM cdc_tables WHERE turn = ? AND load_id = ?"
-            )
             values += [
                 f.file.applied_id(part.generation),
                 version.file_id,
                 version.key_id,
-                self._config.source.pipeline,
-                part.table.target,
-                part.generation,
                 f.file.file_key,
                 version.etag,
                 f.file.kind,
-                load_id,
-                counts.rows_read,
                 instant(f.info.last_modified),
+                counts.rows_read,
                 counts.rows_upserted,
                 counts.rows_deleted,
+            ]
+        names = "applied_id, file_id, key_id, file_key, etag, kind, modified, rows_read, rows_upserted, rows_deleted"
+        row = f"({marks(range(10))})"
+        tx.execute(
+            "INSERT INTO cdc_applied (applied_id, file_id, key_id, file_key, etag, kind, file_modified_at, rows_read, "
+            "rows_upserted, rows_deleted, pipeline, target_table, generation, load_id, applied_at) "
+            "SELECT v.applied_id, v.file_id, v.key_id, v.file_key, v.etag, v.kind, CAST(v.modified AS TIMESTAMPTZ), "
+            "v.rows_read, v.rows_upserted, v.rows_deleted, ?, ?, ?, ?, CURRENT_TIMESTAMP "
+            f"FROM (VALUES {', '.join([row] * len(part.files))}) AS v ({names}) WHERE EXISTS ({_GUARD})",
+            [
+                self._config.source.pipeline,
+                part.table.target,
+                part.generation,
+                load_id,
+                *values,
                 part.turn,
                 load_id,
-            ]
-        tx.execute(
-            "INSERT INTO cdc_applied (applied_id, file_id, key_id, pipeline, target_table, generation, file_key, etag, "
-            "kind, load_id, rows_read, file_modified_at, rows_upserted, rows_deleted, applied_at) "
-            + " UNION ALL ".join(selects),
-            values,
+            ],
         )
 
 

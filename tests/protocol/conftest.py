@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 from moto.server import ThreadedMotoServer
-from standin import StandIn
-from support import Pipeline, use_aws
 
 from firebolt_cdc.telemetry import logger
+from standin import StandIn
+from support import Pipeline, use_aws
 
 
 @pytest.fixture(scope="session")

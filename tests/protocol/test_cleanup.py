@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+
 from firebolt_cdc import loader
 from firebolt_cdc.apply import Applier
 from firebolt_cdc.errors import PermanentError

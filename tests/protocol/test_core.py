@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from standin import StandIn
-from support import Pipeline, sessions
 
 from firebolt_cdc import core, loader
 from firebolt_cdc.apply import Applier
 from firebolt_cdc.engine import Transaction
 from firebolt_cdc.errors import ConflictError
+from standin import StandIn
+from support import Pipeline, sessions
 
 ONE = "fair/sessions/20241124-1.parquet"
 

@@ -7,9 +7,9 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from support import Pipeline, parquet, sessions
 
 from firebolt_cdc.errors import GoneError, PermanentError
+from support import Pipeline, parquet, sessions
 
 Logs = Callable[[], list[dict[str, Any]]]
 CHANGES = "fair/sessions/2024/11/24/20241124-123456.parquet"

@@ -6,8 +6,6 @@ import threading
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from standin import StandIn
-from support import Pipeline, sessions
 
 from firebolt_cdc import config as configuration
 from firebolt_cdc import migrations
@@ -15,6 +13,8 @@ from firebolt_cdc.deadline import Deadline
 from firebolt_cdc.engine import Engine
 from firebolt_cdc.errors import LedgerUnavailableError, PermanentError
 from firebolt_cdc.migrations import Applied, Migration, Runner, bundled, pending
+from standin import StandIn
+from support import Pipeline, sessions
 
 NAMES = [f"V{m.version:03}__{m.name}" for m in bundled()]
 

@@ -9,8 +9,9 @@ import sys
 import zipfile
 from pathlib import Path
 
-import build_package
 import pytest
+
+import build_package
 
 LAMBDA = build_package.Target("3.13", "aarch64")
 LOCAL = build_package.Target(None, None)

@@ -5,11 +5,12 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from firebolt_cdc.config import Config
 from firebolt_cdc.errors import PermanentError
 from firebolt_cdc.files import FileVersion, Kind, SkippedError, digest, file_rank, identify
-from hypothesis import given
-from hypothesis import strategies as st
 
 CONFIG = {
     "name": "t",

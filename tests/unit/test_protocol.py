@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+
 from firebolt_cdc.errors import TurnLostError
 from firebolt_cdc.protocol import LedgerRow, SweepAction, Turn, Verdict, decide_claim, decide_sweep, require_turn
 

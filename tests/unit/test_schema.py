@@ -8,6 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+
 from firebolt_cdc.config import Drift
 from firebolt_cdc.errors import PermanentError
 from firebolt_cdc.schema import Column, arrow_type, canonical, cast, firebolt_type, plan_columns

@@ -14,6 +14,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+
 from stack import data, service, terraform
 from stack.service import Service, StackError
 
