@@ -40,8 +40,9 @@ def test_types_that_firebolt_cannot_hold(arrow: pa.DataType) -> None:
 
 @pytest.mark.parametrize(
     ("spelling", "one"),
-    [("numeric(10,2)", "NUMERIC(10, 2)"), ("Decimal(38, 9) null", "NUMERIC(38, 9)"), ("long", "BIGINT"), ("int", "INTEGER"),
-     ("double", "DOUBLE PRECISION"), ("timestampntz", "TIMESTAMP"), ("array(text)", "ARRAY(TEXT)"), ("pgdate", "DATE")],
+    [("numeric(10,2)", "NUMERIC(10, 2)"), ("Decimal(38, 9) null", "NUMERIC(38, 9)"), ("long", "BIGINT"),
+     ("int", "INTEGER"), ("double", "DOUBLE PRECISION"), ("timestampntz", "TIMESTAMP"), ("array(text)", "ARRAY(TEXT)"),
+     ("pgdate", "DATE")],
 )  # fmt: skip
 def test_spellings(spelling: str, one: str) -> None:
     assert canonical(spelling) == one

@@ -132,7 +132,7 @@ def test_without_an_operation_column_rows_are_inserts() -> None:
         ({"Op": ["I"], "v": [1]}, {}, r"primary key column\(s\) \['id'\] are not in the file"),
         ({"id": [1]}, {"order": {"by": "change_seq", "column": "seq"}}, "order column 'seq' is not in the file"),
         ({"id": [1], "seq": ["x"]}, {"order": {"by": "change_seq", "column": "seq"}}, "expected up to 38 digits"),
-        ({"id": [1], "seq": [None]}, {"order": {"by": "change_seq", "column": "seq"}}, "row 1 has no value in the order"),
+        ({"id": [1], "seq": [None]}, {"order": {"by": "change_seq", "column": "seq"}}, "row 1 has no value"),
         ({"id": [1], "ts": ["noon"]}, {"order": {"by": "timestamp", "column": "ts"}}, "holds no timestamps"),
         ({"Op": ["I"]}, {"mode": "append", "primary_key": []}, "no data columns"),
     ],
