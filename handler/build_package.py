@@ -94,7 +94,7 @@ def fetch_wheels(target: Target, cache: Path) -> list[Path]:
     if not folder.is_dir():
         cache.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(dir=cache, prefix="part-") as part:
-            download = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check"]
+            download = [sys.executable, "-m", "pip", "download", "-qq", "--disable-pip-version-check"]
             download += ["--no-deps", "--require-hashes", "--only-binary=:all:", *target.pip_options()]
             download += ["--dest", part, "--requirement", str(REQUIREMENTS)]
             if subprocess.run(download, check=False).returncode:
