@@ -49,14 +49,14 @@ lint: .venv/stamp .venv-lint/stamp ## Formatting, types, Terraform validation, c
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 	$(RUN) -m mypy
-	terraform fmt -check -recursive -diff
+	env -u TF_CLI_CONFIG_FILE terraform fmt -check -recursive -diff
 	$(RUN) -m stack validate
 	$(LINT)/checkov --directory . --config-file .checkov.yaml
 
 format: .venv/stamp ## Rewrite Python and Terraform files in the project's format
 	$(RUN) -m ruff check --fix .
 	$(RUN) -m ruff format .
-	terraform fmt -recursive
+	env -u TF_CLI_CONFIG_FILE terraform fmt -recursive
 
 package: .venv/stamp ## Build dist/firebolt-cdc.zip for Lambda (PY=3.13 ARCH=aarch64)
 	@$(RUN) handler/build_package.py --python $(PY) --arch $(ARCH) --output dist/firebolt-cdc.zip
