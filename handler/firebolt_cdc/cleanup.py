@@ -114,9 +114,10 @@ class Cleanup:
         freed = self._free_expired()
         room = max(0, self._config.cleanup.queue_limit - self._queues.depth())
         counts = {"turns_freed": freed, "mended": 0, "reset": 0, "requeued": 0, "left": 0}
-        turns = self._turns()
+        chunks = self._unfinished()
+        turns = self._turns()  # after the rows: a row's worker that does not hold its turn by now is gone
         waiting = 0
-        for unfinished in self._unfinished():
+        for unfinished in chunks:
             applied = self._applied([(u, turns) for u in unfinished])
             groups: dict[SweepAction, list[Unfinished]] = {action: [] for action in SweepAction}
             for u in unfinished:
@@ -222,10 +223,13 @@ class Cleanup:
             rows,
             "status = 'pending', recorded_status = 'pending', error_class = 'transient', "
             "error_message = 'its last worker died without a word'",
-            "AND status = 'processing'",
+            f"AND status = 'processing' AND (claim_id IS NULL OR claim_id IN ({marks(rows)}))",
+            [u.row.claim_id for u in rows],
         )
 
-    def _mark(self, rows: Sequence[Unfinished], what: str, condition: str = "") -> int:
+    def _mark(
+        self, rows: Sequence[Unfinished], what: str, condition: str = "", parameters: Sequence[object] = ()
+    ) -> int:
         ids = [u.row.file_id for u in rows]
         if ids:
             with_conflict_retries(
@@ -233,7 +237,7 @@ class Cleanup:
                 lambda: self._engine.query(
                     f"UPDATE cdc_processed_files SET {what}, processed_at = CURRENT_TIMESTAMP "
                     f"WHERE file_id IN ({marks(ids)}) {condition}",
-                    ids,
+                    [*ids, *parameters],
                 ),
             )
         return len(ids)

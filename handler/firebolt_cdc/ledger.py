@@ -70,6 +70,8 @@ class Ledger:
 
     def __init__(self, engine: Engine, config: Config, deadline: Deadline, request_id: str, function_arn: str) -> None:
         self.claim_id = uuid.uuid4().hex
+        self._counted: set[str] = set()
+        """Files of which this claim has counted an attempt that has not failed: untried, they get it back."""
         self._engine = engine
         self._config = config
         self._deadline = deadline
@@ -129,6 +131,7 @@ class Ledger:
         by_turn: dict[str, int] = {}
         for winner in winners:
             by_turn[winner.file.turn] = by_turn.get(winner.file.turn, 0) + 1
+        self._counted = {c.file.version.file_id for c in winners if by_turn[c.file.turn] == 1}
         if by_turn:
             tx.execute(
                 "UPDATE cdc_tables SET holder = ?, lease_until = DATE_ADD('second', ?, CURRENT_TIMESTAMP), "
@@ -163,8 +166,16 @@ class Ledger:
                 f"error_message = ?, processed_at = CURRENT_TIMESTAMP WHERE file_id IN ({marks(ids)})",
                 [reason, *ids],
             )
+        given_up = [c for c in claimed if c.decision.give_up]
+        for c in given_up:
+            tx.execute(
+                "UPDATE cdc_processed_files SET status = 'failed', recorded_status = 'failed', claim_id = NULL, "
+                "error_class = COALESCE(error_class, 'transient'), error_message = ?, "
+                "processed_at = CURRENT_TIMESTAMP WHERE file_id = ?",
+                [redact(c.decision.reason), c.file.version.file_id],
+            )
         duplicates = self._duplicates(tx, candidates, claimed)
-        return bool(by_turn or new or mended or held or duplicates)
+        return bool(by_turn or new or mended or held or given_up or duplicates)
 
     def _touch_turns(self, tx: Transaction, turns: set[str]) -> None:
         """Write the turns without taking them, so that two inserts of one ledger row cannot both commit."""
@@ -248,6 +259,7 @@ class Ledger:
 
     def start_alone(self, file: SourceFile) -> None:
         """Count an attempt before a file of a batch is tried alone, so that one that kills its worker is counted."""
+        self._counted.add(file.version.file_id)
         self._update(
             "UPDATE cdc_processed_files SET alone_count = alone_count + 1 WHERE file_id = ? AND claim_id = ?",
             [file.version.file_id, self.claim_id],
@@ -271,6 +283,7 @@ class Ledger:
     def fail(self, file: SourceFile, failure: FailureClass, message: str) -> None:
         """Record how a claimed file failed. Held files stay `pending`."""
         status = Status.PENDING if failure is FailureClass.HELD else Status.FAILED
+        self._counted.discard(file.version.file_id)
         self._update(
             "UPDATE cdc_processed_files SET status = ?, recorded_status = ?, error_class = ?, error_message = ?, "
             "claim_id = NULL, processed_at = CURRENT_TIMESTAMP WHERE file_id = ? AND claim_id = ?",
@@ -278,17 +291,20 @@ class Ledger:
         )
 
     def release(self, turns: Sequence[str]) -> None:
-        """Give back the turns that this claim still holds, and return its untried files to `pending`."""
+        """Give back the turns that this claim still holds, and return its untried files, uncounted, to `pending`."""
         if turns:
             self._update(
                 "UPDATE cdc_tables SET holder = NULL, lease_until = NULL, version = version + 1, "
                 f"updated_at = CURRENT_TIMESTAMP WHERE holder = ? AND turn IN ({marks(turns)})",
                 [self.claim_id, *turns],
             )
+        counted = sorted(self._counted)
+        refund = f" - CASE WHEN file_id IN ({marks(counted)}) THEN 1 ELSE 0 END" if counted else ""
         self._update(
             "UPDATE cdc_processed_files SET status = 'pending', recorded_status = 'pending', claim_id = NULL, "
-            "processed_at = CURRENT_TIMESTAMP WHERE claim_id = ? AND recorded_status = 'processing'",
-            [self.claim_id],
+            f"alone_count = alone_count{refund}, processed_at = CURRENT_TIMESTAMP "
+            "WHERE claim_id = ? AND recorded_status = 'processing'",
+            [*counted, self.claim_id],
         )
 
     def record_unclaimed(

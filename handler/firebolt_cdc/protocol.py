@@ -95,6 +95,8 @@ class Decision:
     """The last claim of the file died without a word: it is tried alone."""
     mend: bool = False
     """The version is applied but its ledger row says otherwise."""
+    give_up: bool = False
+    """Its attempts are used up and its ledger row does not say so: it becomes `failed`."""
 
 
 def decide_claim(
@@ -137,19 +139,21 @@ def decide_claim(
             return Decision(Verdict.HOLD, row.error_message or "held")
         if row.final:
             return Decision(Verdict.REJECT, row.error_message or "failed for good")
-        if row.alone_count >= max_attempts:
-            return Decision(
-                Verdict.REJECT, f"tried {row.alone_count} times alone; last: {row.error_message or 'no word'}"
-            )
-    if turn.holder is not None and turn.live:
+    if turn.holder is not None and turn.live:  # before attempts are judged: the last of them may be under way
         return Decision(Verdict.WAIT, f"the table {turn.name} is being loaded by another worker")
+    if row is not None and not fresh and row.alone_count >= max_attempts:
+        return Decision(
+            Verdict.REJECT,
+            f"tried {row.alone_count} times alone; last: {row.error_message or 'no word'}",
+            give_up=row.typed or row.status != Status.FAILED,
+        )
     suspect = row is not None and not fresh and row.claim_id is not None
     return Decision(Verdict.CLAIM, fresh_budget=fresh, suspect=suspect)
 
 
 def needs_operator(row: LedgerRow, max_attempts: int) -> bool:
     """Whether nothing happens to an unfinished file until a person decides."""
-    return row.held or row.final or row.alone_count >= max_attempts
+    return row.held or row.final or (row.status == Status.FAILED and row.alone_count >= max_attempts)
 
 
 def require_turn(turn: Turn | None, claim_id: str, generation: int) -> None:

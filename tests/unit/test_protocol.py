@@ -33,6 +33,8 @@ def row(status: str, recorded: str | None = None, **more: Any) -> LedgerRow:
         (False, FREE, row("pending"), Verdict.CLAIM),
         (False, FREE, row("failed", error_class="transient", alone_count=2), Verdict.CLAIM),
         (False, FREE, row("failed", error_class="transient", alone_count=3), Verdict.REJECT),
+        (False, FREE, row("processing", claim_id="dead", alone_count=3), Verdict.REJECT),
+        (False, BUSY, row("processing", claim_id="other", alone_count=3), Verdict.WAIT),
         (False, FREE, row("failed", error_class="permanent"), Verdict.REJECT),
         (False, FREE, row("failed", error_class="gone"), Verdict.REJECT),
         (False, FREE, row("pending", "failed", error_class="permanent", alone_count=9), Verdict.CLAIM),
@@ -53,6 +55,12 @@ def test_claims(applied: bool, turn: Turn | None, ledger_row: LedgerRow | None, 
 def claim(ledger_row: LedgerRow | None, turn: Turn = FREE, **changes: Any) -> Any:
     arguments = {"applied": False, "pipeline": "b/p/", "order_format": "file", "max_attempts": 3} | changes
     return decide_claim(turn=turn, row=ledger_row, **arguments)
+
+
+def test_a_file_that_is_given_up_says_so_in_the_ledger_once() -> None:
+    assert claim(row("processing", claim_id="dead", alone_count=3)).give_up
+    assert claim(row("failed", "processing", claim_id="dead", alone_count=3)).give_up  # else each sweep sends it again
+    assert not claim(row("failed", error_class="transient", alone_count=3)).give_up
 
 
 def test_another_pipelines_target_is_refused() -> None:
@@ -102,6 +110,7 @@ def test_a_load_needs_its_own_turn() -> None:
         (False, FREE, row("failed", error_class="permanent"), False, SweepAction.LEAVE),
         (False, FREE, row("failed", error_class="transient", alone_count=1), False, SweepAction.REQUEUE),
         (False, FREE, row("failed", error_class="transient", alone_count=3), False, SweepAction.LEAVE),
+        (False, FREE, row("pending", error_class="transient", alone_count=3), False, SweepAction.REQUEUE),
         (False, FREE, row("failed", "processing", claim_id="dead"), False, SweepAction.REQUEUE),
         (False, BUSY, row("failed", "processing", claim_id="other"), False, SweepAction.LEAVE),
     ],

@@ -1,0 +1,56 @@
+"""What counts as an attempt, and what becomes of a file whose attempts are used up (found by the model checker)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from firebolt_cdc.loader import Worker
+from support import Pipeline, sessions
+
+ONE = "fair/sessions/20241124-1.parquet"
+EXPIRE = "UPDATE cdc_tables SET lease_until = CURRENT_TIMESTAMP - INTERVAL '1' SECOND WHERE holder IS NOT NULL"
+
+
+class KilledError(BaseException):
+    """Stands for SIGKILL in one process: nothing of the worker runs after it."""
+
+
+def killed(*_: Any, **__: Any) -> None:
+    raise KilledError
+
+
+def test_a_file_that_kills_every_worker_ends_failed_and_can_be_retried(
+    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    event = pipeline.put(ONE, sessions(("I", 1, "a")))
+    with monkeypatch.context() as patch:
+        patch.setattr(Worker, "_load_part", killed)
+        patch.setattr(Worker, "_release", lambda *_: None)
+        for attempt in range(3):
+            with pytest.raises(KilledError):
+                pipeline.deliver(event)
+            if attempt == 2:
+                assert pipeline.deliver(event) == [], "while the last attempt is under way the file waits"
+                assert pipeline.take(pipeline.dlq) == []
+            pipeline.sql(EXPIRE)
+    pipeline.clean("sweep")
+    pipeline.drain()
+    assert pipeline.ledger() == {ONE: ("failed", "transient")}
+    assert pipeline.take(pipeline.dlq)
+    pipeline.sql("UPDATE cdc_processed_files SET enqueued_at = NULL")
+    assert pipeline.clean("sweep")["sweep"]["requeued"] == 0
+    pipeline.sql("UPDATE cdc_processed_files SET status = 'pending', error_message = NULL WHERE status = 'failed'")
+    assert pipeline.clean("sweep")["sweep"]["requeued"] == 1
+    pipeline.drain()
+    assert pipeline.ledger() == {ONE: ("completed", None)}
+
+
+def test_a_file_for_which_there_was_no_time_loses_no_attempt(pipeline: Pipeline) -> None:
+    event = pipeline.put(ONE, sessions(("I", 1, "a")))
+    for _ in range(4):
+        assert pipeline.deliver(event, timeout_seconds=11) == []
+    assert pipeline.sql("SELECT status, alone_count FROM cdc_processed_files") == [["pending", 0]]
+    pipeline.drain()
+    assert pipeline.ledger() == {ONE: ("completed", None)}
