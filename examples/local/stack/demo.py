@@ -28,6 +28,8 @@ class Story:
 
     def __init__(self) -> None:
         self.console = Console(highlight=False)
+        if not self.console.is_terminal:
+            self.console.width = 160
         self.began = time.monotonic()
         self.findings: list[dict[str, Any]] = []
 
@@ -157,6 +159,7 @@ def healed(story: Story, pipeline: Pipeline) -> None:
 def ledger(story: Story, pipeline: Pipeline) -> None:
     story.chapter("8  The ledger")
     table = Table("file_key", "status", "attempts", "rows read", "applied", "deleted", "error", box=None)
+    table.columns[0].no_wrap = True
     for key, status, attempts, read, upserted, deleted, error in pipeline.query(
         "SELECT file_key, status, attempt_count, rows_read, rows_upserted, rows_deleted, error_message "
         "FROM cdc_processed_files ORDER BY processed_at, file_key"

@@ -113,7 +113,7 @@ class Service:
 
     def stop(self) -> bool:
         """End the process and its children, if it runs; return whether it did."""
-        return self._signal(signal.SIGTERM, 5) or self._signal(signal.SIGKILL, 5)
+        return self._signal(signal.SIGTERM, 3) or self._signal(signal.SIGKILL, 5)
 
     def kill(self) -> bool:
         """End the process as a crash would."""
