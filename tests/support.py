@@ -166,14 +166,16 @@ class Pipeline:
         """Take every message off a queue, with its attributes; with `wait`, delayed ones too (up to 15 seconds)."""
         found: list[dict[str, Any]] = []
         end = time.monotonic() + 15
+        last = False
         while True:
             answer = self.sqs.receive_message(QueueUrl=url, MaxNumberOfMessages=10, MessageAttributeNames=["All"])
             for message in answer.get("Messages", []):
                 self.sqs.delete_message(QueueUrl=url, ReceiptHandle=message["ReceiptHandle"])
                 found.append(message)
             if not answer.get("Messages"):
-                if found or not wait or not self._delayed(url) or time.monotonic() > end:
+                if found or not wait or last or time.monotonic() > end:
                     return found
+                last = not self._delayed(url)  # what was delayed may have come due since the last look
                 time.sleep(0.1)
 
     def _delayed(self, url: str) -> int:

@@ -64,6 +64,9 @@ class Transaction:
         self._id = self._current_id()
         if self._id is None:
             raise ConflictError("the engine did not begin a transaction (a read ran without one); nothing was written")
+        if self._writers is not None:
+            self._noted = self._id
+            self._writers.note(self._id, self._deadline.remaining_seconds())
         return rows
 
     def execute(self, sql: str, parameters: Sequence[Any] = ()) -> list[Row]:
@@ -74,9 +77,6 @@ class Transaction:
             CdcError: whatever class the engine's answer has.
         """
         self._require_same("before a statement")
-        if self._writers is not None and self._noted is None and not sql.lstrip().upper().startswith("SELECT"):
-            self._noted = self._id
-            self._writers.note(str(self._id), self._deadline.remaining_seconds())
         rows = _run(self._connection, sql, parameters, self._deadline)
         self._require_same("after a statement")
         return rows

@@ -124,12 +124,12 @@ def test_rows_1_to_5_the_guides_first_run(pipeline: Pipeline) -> None:
 
 def test_row_4_a_file_loaded_by_hand_before_its_event(pipeline: Pipeline) -> None:
     body, sid = session_file()
+    before = pipeline.value("SELECT COUNT(*) FROM cdc_duplicate_deliveries")
     with event_source_paused(pipeline):
         key = pipeline.put(new_key(), body)
         answer = pipeline.load_by_hand(key)
     assert (answer["status"], answer["message"]) == ("success", "File processed successfully")
     assert sessions_of(pipeline, sid) == 1
-    before = pipeline.value("SELECT COUNT(*) FROM cdc_duplicate_deliveries")
     wait_for(
         "the event of the file", lambda: pipeline.value("SELECT COUNT(*) FROM cdc_duplicate_deliveries") > before, 60
     )
@@ -319,6 +319,7 @@ def test_row_17_the_log_group_has_the_guides_name_and_a_retention(pipeline: Pipe
 
 def test_deliveries_at_the_same_instant_load_once(pipeline: Pipeline) -> None:
     body, sid = event_file(50)
+    in_flight = pipeline.queue_length()  # a killed loader's message is, until its visibility timeout ends
     with event_source_paused(pipeline):
         key = pipeline.put(new_key("events"), body)
     event = announce(pipeline, key)
@@ -333,7 +334,7 @@ def test_deliveries_at_the_same_instant_load_once(pipeline: Pipeline) -> None:
     for thread in threads:
         thread.join()
     pipeline.wait_for([key], 120)
-    wait_for("an empty queue", lambda: pipeline.queue_length() == 0, 120)
+    wait_for("the copies to be taken", lambda: pipeline.queue_length() <= in_flight, 120)
     assert events_of(pipeline, sid) == 50
     assert pipeline.value("SELECT COUNT(*) FROM cdc_processed_files WHERE file_key = ?", [key]) == 1
     assert sum(answer.get("status") == "success" for answer in answers) <= 1
