@@ -48,7 +48,7 @@ locals {
       metric      = "Duration"
       dimensions  = { FunctionName = var.loader_function }
       threshold   = var.loader_timeout_seconds * 10 * var.alarms.duration_percent
-      description = "A loader took more than ${var.alarms.duration_percent} % of its ${var.loader_timeout_seconds} s. Lower loader.batch_size or raise loader.timeout_seconds; single large files load with `firebolt-cdc load`."
+      description = "A loader took more than ${var.alarms.duration_percent} % of its ${var.loader_timeout_seconds} s. Lower loader.batch_size, or raise loader.timeout_seconds and the engine's size."
     }
     cleanup-errors = {
       namespace   = "AWS/Lambda"
@@ -110,7 +110,7 @@ locals {
       comparison  = "GreaterThanOrEqualToThreshold"
       threshold   = var.alarms.duplicate_files_percent
       missing     = "ignore"
-      description = "${var.alarms.duplicate_files_percent} % or more of the file versions were applied more than once. Was deduplication switched off? `firebolt-cdc doctor` names the files."
+      description = "${var.alarms.duplicate_files_percent} % or more of the file versions were applied more than once. Was deduplication switched off? The runbook has the query that names them."
     }
     duplicate-rows = {
       metric      = "DuplicateRows"
@@ -140,7 +140,7 @@ locals {
     files-held = {
       metric      = "FilesHeld"
       statistic   = "Sum"
-      description = "Files are held because loading them now could be wrong, after a reload of their table for instance. `firebolt-cdc status` names the command that carries them out."
+      description = "Files are held because loading them now could be wrong, after a reload of their table for instance. `firebolt-cdc status` lists them with the reason; `firebolt-cdc retry FILE --yes` loads one all the same."
     }
     ledger-unavailable = {
       metric              = "LedgerUnavailable"
