@@ -27,8 +27,11 @@ up: .venv/stamp ## Start the local stack and leave it running (.local/env says w
 down: .venv/stamp ## Stop the local stack and remove what it left
 	@$(RUN) -m stack down
 
-test: test-terraform ## All tests (under 15 minutes on two cores)
-	$(RUN) -m pytest
+test: .venv/stamp ## All tests (under 15 minutes on two cores)
+	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target test-here test-local
+
+test-here: test-terraform ## All tests but those on the whole local stack
+	$(RUN) -m pytest -n 2 tests/unit tests/standin tests/protocol tests/model tests/wire
 
 test-unit: .venv/stamp ## Unit tests
 	$(RUN) -m pytest tests/unit
@@ -86,4 +89,4 @@ clean: ## Stop the local stack, remove every built and downloaded file
 	@.venv-lint/bin/python -m pip install -qq --disable-pip-version-check --require-hashes -r requirements/lint.txt
 	@touch $@
 
-.PHONY: help demo up down test test-unit test-standin test-protocol test-local test-terraform lint format package lock clean
+.PHONY: help demo up down test test-here test-unit test-standin test-protocol test-local test-terraform lint format package lock clean
