@@ -19,7 +19,7 @@ DEEP = {
     "two workers, the sweep step by step, any faults": Setup(sweep=True),
     "two workers, sweep, operator, two faults": Setup(sweep=True, operator=True, purge=True, faults=2),
     "three workers, three faults": Setup(workers=3, deliveries=3, faults=3),
-    "two workers, two files, two faults": Setup(files=2, faults=2),
+    "two workers, two files, a fault": Setup(files=2, faults=1),
 }
 """Explored by `python -m model --deep`."""
 
