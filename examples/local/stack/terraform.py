@@ -6,6 +6,7 @@ directory laid out as `registry.terraform.io/hashicorp/aws/<version>/<os_arch>/`
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
@@ -53,7 +54,12 @@ def _environment(data_dir: Path) -> dict[str, str]:
             path = json.dumps(str(mirrors[0]))
             config.write_text(f"provider_installation {{\n  filesystem_mirror {{\n    path = {path}\n  }}\n}}\n")
             env["TF_CLI_CONFIG_FILE"] = str(config)
-    return env
+            return env
+    # The provider is 600 MB: download it once, not once for each of this repository's configurations.
+    plugins = CACHE / "terraform" / "plugins"
+    plugins.mkdir(parents=True, exist_ok=True)
+    env.setdefault("TF_PLUGIN_CACHE_DIR", str(plugins))
+    return env | {"TF_PLUGIN_CACHE_MAY_BREAK_DEPENDENCY_LOCK_FILE": "1"}
 
 
 class Terraform:
@@ -85,7 +91,10 @@ class Terraform:
         return status
 
     def init(self, *options: str, log: Path | None = None) -> None:
-        self.run("init", "-input=false", "-no-color", *options, log=log)
+        CACHE.mkdir(parents=True, exist_ok=True)
+        with (CACHE / "terraform-init.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # Terraform's plugin cache bears one init at a time
+            self.run("init", "-input=false", "-no-color", *options, log=log)
 
     def outputs(self) -> dict[str, Any]:
         """The values of all outputs."""
