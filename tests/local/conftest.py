@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+
 from stack import local
 from stack.pipeline import Pipeline
 
