@@ -3,7 +3,8 @@
 A Core allows one write transaction at a time and keeps an abandoned one for up to 24 hours (Firebolt documentation,
 "Firebolt Core differences" and "Explicit transactions"); the oldest open one has the right to write, even if it has
 only read. So each transaction leaves a note with its id before its first write, and takes it away at the end; who is
-refused looks for notes that outlived their writer and rolls their transactions back. A note too many is harmless: ending an ended transaction is an error that means it ended.
+refused looks for notes that outlived their writer and rolls their transactions back. A note too many is harmless:
+ending an ended transaction is an error that means it ended.
 """
 
 from __future__ import annotations

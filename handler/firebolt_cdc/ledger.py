@@ -19,7 +19,7 @@ from firebolt_cdc import protocol
 from firebolt_cdc.config import Config
 from firebolt_cdc.deadline import Deadline
 from firebolt_cdc.engine import Engine, Transaction
-from firebolt_cdc.errors import ConflictError, FailureClass, TimeShortError, redact
+from firebolt_cdc.errors import ConflictError, FailureClass, LedgerUnavailableError, TimeShortError, redact
 from firebolt_cdc.files import FileVersion, SourceFile
 from firebolt_cdc.protocol import Decision, LedgerRow, Status, Turn, Verdict
 from firebolt_cdc.sql import marks
@@ -281,17 +281,21 @@ class Ledger:
         )
 
     def fail(self, file: SourceFile, failure: FailureClass, message: str) -> None:
-        """Record how a claimed file failed. Held files stay `pending`."""
+        """Record how a claimed file failed. Held files stay `pending`, and what a person set to it meanwhile, too."""
         status = Status.PENDING if failure is FailureClass.HELD else Status.FAILED
         self._counted.discard(file.version.file_id)
         self._update(
-            "UPDATE cdc_processed_files SET status = ?, recorded_status = ?, error_class = ?, error_message = ?, "
-            "claim_id = NULL, processed_at = CURRENT_TIMESTAMP WHERE file_id = ? AND claim_id = ?",
+            "UPDATE cdc_processed_files SET status = CASE WHEN status = 'pending' THEN status ELSE ? END, "
+            "recorded_status = ?, error_class = ?, error_message = ?, claim_id = NULL, "
+            "processed_at = CURRENT_TIMESTAMP WHERE file_id = ? AND claim_id = ?",
             [status, status, failure, redact(message), file.version.file_id, self.claim_id],
         )
 
     def release(self, turns: Sequence[str]) -> None:
-        """Give back the turns that this claim still holds, and return its untried files, uncounted, to `pending`."""
+        """Give back the turns that this claim still holds, and return its untried files, uncounted, to `pending`.
+
+        A file that a person set to `pending` meanwhile keeps what was recorded, so that the request stays visible.
+        """
         if turns:
             self._update(
                 "UPDATE cdc_tables SET holder = NULL, lease_until = NULL, version = version + 1, "
@@ -301,7 +305,8 @@ class Ledger:
         counted = sorted(self._counted)
         refund = f" - CASE WHEN file_id IN ({marks(counted)}) THEN 1 ELSE 0 END" if counted else ""
         self._update(
-            "UPDATE cdc_processed_files SET status = 'pending', recorded_status = 'pending', claim_id = NULL, "
+            "UPDATE cdc_processed_files SET claim_id = NULL, status = 'pending', "
+            "recorded_status = CASE WHEN status = 'pending' THEN recorded_status ELSE 'pending' END, "
             f"alone_count = alone_count{refund}, processed_at = CURRENT_TIMESTAMP "
             "WHERE claim_id = ? AND recorded_status = 'processing'",
             [*counted, self.claim_id],
@@ -315,7 +320,8 @@ class Ledger:
 
         def write() -> None:
             with self._engine.transaction() as tx:
-                read_turns(tx, {turn}, first=True)
+                if turn not in read_turns(tx, {turn}, first=True):
+                    raise LedgerUnavailableError(f"{turn} has no row in cdc_tables: run the migrate function")
                 known = read_rows(tx, [version.file_id])
                 self._touch_turns(tx, {turn})
                 if version.file_id in known:

@@ -209,6 +209,8 @@ class Worker:
                 self._end(version, Ending.WAITING, reason, FailureClass.CONFLICT)
             elif c.decision.verdict is Verdict.HOLD:
                 self._end(version, Ending.HELD, reason, FailureClass.HELD)
+            elif c.decision.verdict is Verdict.REJECT and c.decision.unknown:
+                self._refuse(version, Status.FAILED, PermanentError(f"{version}: {reason}"))
             elif c.decision.verdict is Verdict.REJECT:
                 self._end(version, Ending.REJECTED, reason, FailureClass.PERMANENT)
             else:

@@ -97,6 +97,8 @@ class Decision:
     """The version is applied but its ledger row says otherwise."""
     give_up: bool = False
     """Its attempts are used up and its ledger row does not say so: it becomes `failed`."""
+    unknown: bool = False
+    """It has no ledger row and this claim writes none: its refusal is written down under the shared turn."""
 
 
 def decide_claim(
@@ -126,6 +128,7 @@ def decide_claim(
         return Decision(
             Verdict.REJECT,
             f"the target belongs to the pipeline {turn.pipeline}; two pipelines cannot fill one table",
+            unknown=row is None,
         )
     if turn.order_format != order_format:
         return Decision(

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from firebolt_cdc import loader
 from firebolt_cdc.loader import Worker
 from support import Pipeline, sessions
 
@@ -54,3 +55,23 @@ def test_a_file_for_which_there_was_no_time_loses_no_attempt(pipeline: Pipeline)
     assert pipeline.sql("SELECT status, alone_count FROM cdc_processed_files") == [["pending", 0]]
     pipeline.drain()
     assert pipeline.ledger() == {ONE: ("completed", None)}
+
+
+def test_a_request_typed_while_the_load_fails_is_kept(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    prepare = loader.prepare
+
+    def typed_meanwhile(*arguments: Any) -> Any:
+        pipeline.sql("UPDATE cdc_processed_files SET status = 'pending', error_message = NULL")
+        return prepare(*arguments)
+
+    monkeypatch.setattr(loader, "prepare", typed_meanwhile)
+    assert pipeline.deliver(pipeline.put("fair/sessions/20241124-7.parquet", b"junk")) == []
+    assert pipeline.sql("SELECT status, recorded_status FROM cdc_processed_files") == [["pending", "failed"]]
+    assert pipeline.clean("sweep")["sweep"]["requeued"] == 1
+
+
+def test_a_file_of_another_pipelines_table_has_its_line(pipeline: Pipeline) -> None:
+    pipeline.sql("UPDATE cdc_tables SET pipeline = 'other/dms/' WHERE turn = 'sessions'")
+    assert pipeline.deliver(pipeline.put("fair/sessions/20241124-8.parquet", sessions(("I", 1, "a")))) == []
+    assert pipeline.ledger() == {"fair/sessions/20241124-8.parquet": ("failed", "permanent")}
+    assert len(pipeline.take(pipeline.dlq)) == 1
