@@ -20,7 +20,7 @@ from firebolt_cdc.config import Config
 from firebolt_cdc.deadline import Deadline
 from firebolt_cdc.engine import Engine, Transaction
 from firebolt_cdc.errors import ConflictError, FailureClass, LedgerUnavailableError, TimeShortError, redact
-from firebolt_cdc.files import FileVersion, SourceFile
+from firebolt_cdc.files import FileVersion, Kind, SourceFile
 from firebolt_cdc.protocol import Decision, LedgerRow, Status, Turn, Verdict
 from firebolt_cdc.sql import marks
 
@@ -94,10 +94,11 @@ class Ledger:
             applied_ids = {f.version: f.applied_id(generations[f.version]) for f in files}
             applied = read_applied(tx, list(applied_ids.values()))
             rows = read_rows(tx, [file.version.file_id for file in files])
+            reloads = read_reloads(tx, [file for file in files if file.kind is Kind.FULL], generations)
             claimed = [
                 Claimed(
                     file,
-                    self._decide(file, turns, applied_ids[file.version] in applied, rows),
+                    self._decide(file, turns, applied_ids[file.version] in applied, rows, file.version in reloads),
                     generations[file.version],
                 )
                 for file in files
@@ -107,7 +108,9 @@ class Ledger:
                 tx.commit()
         return claimed
 
-    def _decide(self, file: SourceFile, turns: dict[str, Turn], applied: bool, rows: dict[str, LedgerRow]) -> Decision:
+    def _decide(
+        self, file: SourceFile, turns: dict[str, Turn], applied: bool, rows: dict[str, LedgerRow], reloaded: bool
+    ) -> Decision:
         if file.turn != file.target and file.target in turns:
             return Decision(Verdict.WAIT, f"{file.target} has just got a turn of its own; the next version loads it")
         return protocol.decide_claim(
@@ -117,6 +120,7 @@ class Ledger:
             pipeline=self._config.source.pipeline,
             order_format=file.table.order.format,
             max_attempts=self._config.loader.max_attempts,
+            reloaded=reloaded,
         )
 
     def _write_claim(
@@ -386,6 +390,24 @@ def read_applied(tx: Transaction, applied_ids: Sequence[str]) -> set[str]:
         return set()
     rows = tx.execute(f"SELECT applied_id FROM cdc_applied WHERE applied_id IN ({marks(applied_ids)})", applied_ids)
     return {str(row[0]) for row in rows}
+
+
+def read_reloads(tx: Transaction, files: Sequence[SourceFile], generations: dict[FileVersion, int]) -> set[FileVersion]:
+    """Which of these full-load files have a key that was applied with another etag."""
+    if not files:
+        return set()
+    keys = [file.version.key_id for file in files]
+    found = tx.execute(
+        f"SELECT key_id, file_id, target_table, generation FROM cdc_applied WHERE key_id IN ({marks(keys)})", keys
+    )
+    lines = [(str(r[0]), str(r[1]), str(r[2]), int(r[3])) for r in found]
+    return {
+        file.version
+        for file in files
+        for key_id, file_id, target, generation in lines
+        if (key_id, target, generation) == (file.version.key_id, file.target, generations[file.version])
+        and file_id != file.version.file_id
+    }
 
 
 ROW_COLUMNS = "file_id, status, recorded_status, claim_id, alone_count, error_class, error_message"

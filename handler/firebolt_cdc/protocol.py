@@ -109,6 +109,7 @@ def decide_claim(
     pipeline: str,
     order_format: str,
     max_attempts: int,
+    reloaded: bool = False,
 ) -> Decision:
     """Decide about one file version from what one transaction has read.
 
@@ -119,6 +120,7 @@ def decide_claim(
         pipeline: this pipeline's name, which must own the turn.
         order_format: the configured encoding of `_cdc_seq`, which must be the table's.
         max_attempts: how often a file may be tried alone.
+        reloaded: it is a full-load file whose key was applied with other content, in the table's generation.
     """
     if applied:
         return Decision(Verdict.DUPLICATE, mend=row is not None and row.status != Status.COMPLETED)
@@ -142,6 +144,12 @@ def decide_claim(
             return Decision(Verdict.HOLD, row.error_message or "held")
         if row.final:
             return Decision(Verdict.REJECT, row.error_message or "failed for good")
+    if reloaded and not fresh:
+        return Decision(
+            Verdict.HOLD,
+            "DMS has reloaded the table: a full-load file of this name was applied with other content. Merging it "
+            "would leave rows that the source no longer has; empty the target first if that matters, then retry the file",
+        )
     if turn.holder is not None and turn.live:  # before attempts are judged: the last of them may be under way
         return Decision(Verdict.WAIT, f"the table {turn.name} is being loaded by another worker")
     if row is not None and not fresh and row.alone_count >= max_attempts:

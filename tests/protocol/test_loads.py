@@ -167,3 +167,22 @@ def test_with_deduplication_off_merge_tables_stay_right(pipeline: Pipeline, logs
     steps = [line for line in logs() if "step" in line]
     assert steps
     assert all(line["deduplication"] == "disabled: loads are at least once" for line in steps)
+
+
+def test_a_reloaded_full_load_is_held_until_a_person_decides(pipeline: Pipeline) -> None:
+    name = "fair/sessions/LOAD00000001.parquet"
+    assert pipeline.deliver(pipeline.put(name, sessions(("I", 1, "old"), ("I", 2, "gone")))) == []
+    again = pipeline.put(name, sessions(("I", 1, "new")))
+    assert pipeline.deliver(again) == []
+    assert target(pipeline) == [[1, "old"], [2, "gone"]]
+    assert sorted(pipeline.sql("SELECT status, error_class FROM cdc_processed_files")) == [
+        ["completed", None],
+        ["pending", "held"],
+    ]
+    assert pipeline.clean("sweep")["sweep"]["requeued"] == 0, "nobody carries it out by itself"
+    assert pipeline.clean("reconcile")["reconcile"]["missing"] == 0
+    pipeline.sql(
+        "UPDATE cdc_processed_files SET recorded_status = 'failed', error_class = NULL WHERE error_class = 'held'"
+    )  # what `firebolt-cdc retry --yes` writes
+    assert pipeline.deliver(again) == []
+    assert target(pipeline) == [[1, "new"], [2, "gone"]]
