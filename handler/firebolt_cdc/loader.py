@@ -321,6 +321,8 @@ class Worker:
                     work.parts.append((list(batch[number:]), False))
                     break
                 prepared.append(prepare(self._storage.open(info), c.file, info, columns))
+                if c.file.kind is Kind.FULL and prepared[-1].rows is not None:
+                    size += info.size_bytes
             except CdcError as error:
                 if len(batch) == 1:
                     raise

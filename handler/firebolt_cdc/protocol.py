@@ -148,7 +148,7 @@ def decide_claim(
         return Decision(
             Verdict.HOLD,
             "DMS has reloaded the table: a full-load file of this name was applied with other content. Merging it "
-            "would leave rows that the source no longer has; empty the target first if that matters, then retry the file",
+            "would leave rows that the source no longer has; empty the target first if that matters, then retry it",
         )
     if turn.holder is not None and turn.live:  # before attempts are judged: the last of them may be under way
         return Decision(Verdict.WAIT, f"the table {turn.name} is being loaded by another worker")

@@ -2,7 +2,7 @@
 
 A file of changes is read here, because what its rows do depends on their order. A full-load file can be a gigabyte
 of rows without order: only its schema, its keys, and columns whose type differs from the target's are read here; the
-engine reads the rest itself.
+engine reads the rest itself. One with types that the engine does not read is rewritten here like a file of changes.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from firebolt_cdc.config import Deletes, Mode, OrderBy, Table
 from firebolt_cdc.errors import PermanentError
 from firebolt_cdc.files import Kind, SourceFile, file_rank
 from firebolt_cdc.schema import FILE, OP, SEQ, Column, ColumnPlan
-from firebolt_cdc.storage import ObjectInfo, ObjectReader
+from firebolt_cdc.storage import PREFETCH_BYTES, ObjectInfo, ObjectReader
 
 POSITION_DIGITS = 12
 CHANGE_SEQ_DIGITS = 38
@@ -80,7 +80,7 @@ def prepare(reader: ObjectReader, file: SourceFile, info: ObjectInfo, target: Se
     if not plan.mapped:
         raise PermanentError(f"{name}: the file has no data columns")
     try:
-        if file.kind is Kind.FULL:
+        if file.kind is Kind.FULL and not _needs_conversion(name, found, info):
             _check_full_load(name, parquet, plan, table, keys)
             types = {s: schema.firebolt_type(found.field(s).type) or "" for s in plan.mapped}
             return Prepared(file, info, plan, parquet.metadata.num_rows, None, types)
@@ -230,6 +230,23 @@ def _last_per_key(rows: pa.Table, key: Sequence[str]) -> pa.Table:
     ordered = numbered.select([*key, SEQ, "#"]).sort_by(SEQ)
     last = ordered.group_by(list(key), use_threads=False).aggregate([("#", "last")])
     return rows.take(last["#_last"].combine_chunks().sort())
+
+
+def _needs_conversion(name: str, found: pa.Schema, info: ObjectInfo) -> bool:
+    """Whether a full-load file has types that the engine does not read as the table in `schema` maps them.
+
+    Raises:
+        PermanentError: it has, and is too large to be rewritten here.
+    """
+    strange = [
+        f.name for f in found if pa.types.is_time(f.type) or pa.types.is_uint64(f.type) or pa.types.is_null(f.type)
+    ]
+    if strange and info.size_bytes > PREFETCH_BYTES:
+        raise PermanentError(
+            f"{name}: the columns {strange} have types that Firebolt does not read from Parquet, and the file is too "
+            f"large ({info.size_bytes} bytes) to be rewritten: lower MaxFileSize in the DMS endpoint, or leave them out"
+        )
+    return bool(strange)
 
 
 def _check_full_load(name: str, parquet: pq.ParquetFile, plan: ColumnPlan, table: Table, keys: dict[str, str]) -> None:

@@ -164,3 +164,11 @@ def test_a_full_load_checks_its_keys_and_stages_nothing() -> None:
         read(body(id=[1, 1]), table(), kind=Kind.FULL)
     with pytest.raises(PermanentError, match="row 1 has no value"):
         read(body(id=[None, 1]), table(), kind=Kind.FULL)
+
+
+def test_a_full_load_with_types_that_the_engine_does_not_read_is_rewritten() -> None:
+    full = read(
+        body(id=pa.array([1], pa.uint64()), at=pa.array([3_600_000_000], pa.time64("us"))), table(), kind=Kind.FULL
+    )
+    [row] = staged([full], table())
+    assert (int(row["id"]), row["at"], row["_cdc_op"], row["_cdc_seq"][:2]) == (1, "01:00:00.000000", "I", "0|")
