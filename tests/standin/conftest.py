@@ -14,6 +14,7 @@ import pytest
 from firebolt.client.auth import FireboltCore
 from firebolt.db import connect
 from moto.server import ThreadedMotoServer
+
 from standin import StandIn, dialect
 from standin.catalog import Table
 

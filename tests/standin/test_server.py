@@ -17,6 +17,7 @@ import pytest
 from firebolt.client.auth import ClientCredentials, FireboltCore
 from firebolt.db import connect
 from firebolt.utils.exception import AccountNotFoundOrNoAccessError, AuthorizationError, FireboltError
+
 from standin import CutConnection, SqlError, StandIn
 
 PACKAGES = Path(__file__).parents[2] / "examples" / "local"

@@ -11,6 +11,7 @@ from typing import Any
 import httpx
 import pytest
 from firebolt.utils.exception import FireboltError, FireboltStructuredError, OperationalError
+
 from standin import StandIn
 
 Opener = Callable[[], Any]
