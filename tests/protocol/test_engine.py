@@ -12,8 +12,9 @@ from typing import Any
 import boto3
 import httpx
 import pytest
-from faults import CONFLICT_TEXT, Fault, FaultProxy, matching, refusal
 from firebolt.utils.cache import _firebolt_cache
+
+from faults import CONFLICT_TEXT, Fault, FaultProxy, matching, refusal
 from firebolt_cdc import config
 from firebolt_cdc import engine as engine_module
 from firebolt_cdc.deadline import Deadline
@@ -95,7 +96,8 @@ def test_a_transaction_commits_all_or_nothing(make: Callable[..., Engine], rows:
             tx.execute("INSERT INTO t VALUES (3)")
             raise ZeroDivisionError
 
-    pytest.raises(ZeroDivisionError, give_up)
+    with pytest.raises(ZeroDivisionError):
+        give_up()
     with engine.transaction() as tx:
         tx.begin("SELECT 1")
         tx.execute("INSERT INTO t VALUES (4)")

@@ -1,0 +1,169 @@
+"""Random histories from a seed, and their score."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from faults import Fault
+from wire.world import HARD, LEASE_SECONDS, LOG, SOFT, Change, Lab, Violation, World
+
+FAULTS = [f for f in Fault if f not in (Fault.HANG_BEFORE, Fault.HANG_AFTER)]
+"""Without the two that cost real time; to the client they are a cut."""
+TYPED = (
+    "UPDATE cdc_processed_files SET status = 'pending', error_message = NULL WHERE status = 'failed'",
+    "UPDATE cdc_processed_files SET status = 'failed', error_message = 'Timeout or crash' WHERE status = 'processing'",
+    "UPDATE cdc_processed_files SET status = 'pending' WHERE status = 'completed'",
+    "DELETE FROM cdc_processed_files",
+)
+Rewrite = Callable[[str], str | None]
+
+
+def keep(sql: str) -> str | None:
+    """Nothing is knocked out."""
+    return sql
+
+
+@dataclass
+class Score:
+    """What a campaign found."""
+
+    histories: int = 0
+    seconds: float = 0.0
+    cpu_seconds: float = 0.0
+    faults: Counter[str] = field(default_factory=Counter)
+    counts: Counter[str] = field(default_factory=Counter)
+    violations: list[tuple[int, str]] = field(default_factory=list)
+    """Seed and what was broken."""
+
+
+def options(rng: random.Random) -> dict[str, Any]:
+    """What is unknown of Firebolt, drawn."""
+    return {
+        "conflicts": rng.choice(("tablet", "row")),
+        "conflict_status": rng.choice((200, 400, 409, 500)),
+        "forget_failed_commit": rng.random() < 0.5,
+        "single_writer": rng.random() < 0.1,
+    }
+
+
+def rows(rng: random.Random, mark: str, full: bool = False) -> list[Change]:
+    """A few changes on few keys; several to one key are likely."""
+    if full:
+        return [("I", key, f"{mark}.{key}") for key in sorted(rng.sample(range(4), rng.randint(1, 4)))]
+    drawn = [(rng.choice("IUUD"), rng.randrange(4)) for _ in range(rng.randint(1, 5))]
+    return [(op, key, None if op == "D" else f"{mark}.{number}") for number, (op, key) in enumerate(drawn)]
+
+
+def step(world: World, rng: random.Random) -> None:
+    """One random step."""
+
+    def moment() -> dict[str, Any]:
+        luck = rng.random()
+        if luck < 0.25:
+            return {"pause_at": rng.choice((rng.randint(1, 45), "INSERT INTO", "MERGE", "COMMIT"))}
+        return {"die_at": rng.randint(1, 45)} if luck < 0.38 else {}
+
+    if world.paused and rng.random() < 0.4:
+        wake(world, rng, moment)
+        return
+    luck = rng.random()
+    if luck < 0.22:
+        full = rng.random() < 0.15
+        target = rng.choice((HARD, HARD, SOFT, LOG))
+        world.put(target, rows(rng, f"f{len(world.steps)}", full), full=full, announced=rng.random() < 0.93)
+    elif luck < 0.25:
+        world.put_poison(rng.choice((HARD, LOG)))
+    elif luck < 0.29 and world.current:
+        version = world.current[rng.choice(sorted(world.current))]
+        if version.good:
+            world.put(version.target, rows(rng, f"o{len(world.steps)}", version.full), key=version.key)
+    elif luck < 0.31 and world.current:
+        world.delete(rng.choice(sorted(world.current)))
+    elif luck < 0.68 and world.events:
+        batch = [
+            world.messages.pop(rng.randrange(len(world.messages))) for _ in range(rng.randint(1, 4)) if world.messages
+        ]
+        batch += [rng.choice(world.events) for _ in range(2) if not batch or rng.random() < 0.15]
+        world.deliver(batch, timeout=rng.choice((LEASE_SECONDS, LEASE_SECONDS, 25)), **moment())
+    elif luck < 0.76:
+        world.clean("sweep", **moment())
+    elif luck < 0.79:
+        world.clean(rng.choice(("reconcile", "purge", "audit")), **moment())
+    elif luck < 0.85:
+        world.wait(rng.choice((5, 40, LEASE_SECONDS + 5, 200)))
+    elif luck < 0.88:
+        world.restart()
+    elif luck < 0.94:
+        world.operator(rng.choice(TYPED))
+    else:
+        world.arm_aws(rng.randint(1, 12), rng.choice(("before", "after")))
+
+
+def wake(world: World, rng: random.Random, moment: Callable[[], dict[str, Any]]) -> None:
+    """A paused worker dies, goes on, or finds on waking that another one has taken its work over."""
+    job = rng.choice(world.paused)
+    what = rng.random()
+    if what < 0.2:
+        world.kill(job)
+        return
+    if what < 0.7 and job.batch:
+        world.count["overtaken"] += 1
+        world.wait(LEASE_SECONDS + 5)
+        world.deliver(job.batch, **moment())
+    world.resume(job, pause_in=rng.choice((0, 0, rng.randint(1, 20))))
+
+
+def history(lab: Lab, seed: int, rewrite: Rewrite = keep, length: int = 14) -> World:
+    """Run one history; the world that it ended in, closed.
+
+    Raises:
+        Violation: with the seed and every step.
+    """
+    rng = random.Random(seed)
+    random.seed(seed)
+    world = World(lab, rewrite=rewrite, **options(rng))
+    try:
+        for _ in range(rng.randint(length // 2, length + length // 2)):
+            if rng.random() < 0.5:
+                world.arm(rng.randint(1, 25), rng.choice(FAULTS))
+            step(world, rng)
+        world.finish()
+    except Violation as broken:
+        raise Violation(f"seed {seed}: {broken}\n" + "\n".join(world.steps)) from None
+    finally:
+        world.close()
+    return world
+
+
+def campaign(
+    lab: Lab,
+    histories: int,
+    seed: int,
+    rewrite: Rewrite = keep,
+    *,
+    stop_after: int = 1,
+    progress: Callable[[Score], None] = lambda _: None,
+) -> Score:
+    """Run histories with the seeds seed, seed + 1, …; stop after so many violations."""
+    score = Score()
+    began, cpu = time.monotonic(), time.process_time()
+    for number in range(histories):
+        try:
+            world = history(lab, seed + number, rewrite)
+            score.faults.update({fault.name: n for fault, n in world.proxy.injected.items()})
+            score.counts.update(world.count)
+            score.counts["statements"] += len(world.proxy.calls)
+            score.counts["file versions"] += len(world.versions)
+        except Violation as broken:
+            score.violations.append((seed + number, str(broken)))
+        score.histories += 1
+        score.seconds, score.cpu_seconds = time.monotonic() - began, time.process_time() - cpu
+        progress(score)
+        if len(score.violations) >= stop_after:
+            break
+    return score

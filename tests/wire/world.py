@@ -1,0 +1,731 @@
+"""One pipeline in virtual time: workers that pause, die and wake up, a faulty network, and an oracle that knows better.
+
+Product code runs in threads, one at a time: a worker runs until it ends, or until it reaches the statement (or AWS
+call) at which it is to pause or die. So every interleaving of workers is possible, and a history is given by its
+arguments. Time is virtual: the engine's clock, S3's and each worker's. A paused worker's own clock stands still, as
+that of a frozen Lambda does; what it believes of its lease is then wrong.
+"""
+
+from __future__ import annotations
+
+import functools
+import io
+import json
+import logging
+import os
+import random
+import shutil
+import ssl
+import tempfile
+import threading
+import traceback
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from types import SimpleNamespace, TracebackType
+from typing import Any
+from unittest import mock
+
+import boto3
+import pyarrow as pa
+import pyarrow.parquet as pq
+from aws_lambda_powertools.metrics.provider.cloudwatch_emf.cloudwatch import AmazonCloudWatchEMFProvider
+from botocore.exceptions import ConnectionClosedError
+from moto import mock_aws
+from moto.s3 import urls as s3_urls
+from moto.s3.models import S3Backend, s3_backends
+from moto.sqs.models import sqs_backends
+
+from faults import Call, Fault, FaultProxy
+from firebolt_cdc import cleanup, core, deadline, ledger, loader, migrate, migrations, queues
+from firebolt_cdc import engine as engine_module
+from firebolt_cdc.errors import CdcError
+from standin import StandIn
+from standin.catalog import Table
+from standin.engine import LIVE, run
+from standin.server import Reply
+
+ACCOUNT, REGION = "123456789012", "eu-west-1"
+SOURCE, MODULE, PREFIX = "wire-source", "wire-module", "dms/"
+BIRTH = datetime(2026, 1, 1, tzinfo=UTC)
+HARD, SOFT, LOG = "hard", "soft", "log"
+TABLES = {
+    "t/hard": {"target": HARD, "mode": "merge", "primary_key": ["id"]},
+    "t/soft": {"target": SOFT, "mode": "merge", "primary_key": ["id"], "deletes": "soft"},
+    "t/log": {"target": LOG, "mode": "append"},
+}
+LEDGER = "cdc_processed_files"
+LEASE_SECONDS = 60
+ROWS = pa.schema([("Op", pa.string()), ("id", pa.int64()), ("v", pa.string())])
+Change = tuple[str, int, str | None]
+
+
+class Violation(AssertionError):
+    """The product broke its promise."""
+
+
+class KilledError(BaseException):
+    """Stands for SIGKILL: the worker does nothing any more."""
+
+
+@dataclass
+class Clock:
+    """Virtual seconds since BIRTH."""
+
+    seconds: float = 0.0
+
+    def now(self) -> datetime:
+        """The engine's and S3's time."""
+        return BIRTH + timedelta(seconds=self.seconds)
+
+    def monotonic(self) -> float:
+        """A worker's own time; it stands still while the worker is paused."""
+        job = _running.job
+        return self.seconds if job is None else job.seconds
+
+    def sleep(self, seconds: float) -> None:
+        """Time goes on, also for the worker that runs now."""
+        self.seconds += seconds
+        if _running.job is not None:
+            _running.job.seconds += seconds
+
+
+class _Running:
+    """The job that runs now; there is never more than one."""
+
+    job: Job | None = None
+
+
+_running = _Running()
+
+
+class Job:
+    """One invocation of a handler, in a thread that runs only while the world waits for it."""
+
+    def __init__(self, name: str, action: Callable[[], Any], pause_at: int | str = 0, die_at: int = 0) -> None:
+        self.name = name
+        self.action = action
+        self.pause_at, self.die_at = pause_at, die_at
+        self.seconds = 0.0
+        self.points = 0
+        self.batch: list[Message] = []
+        self.answer: Any = None
+        self.error: BaseException | None = None
+        self.trace = ""
+        self.state = "new"
+        self._mine, self._worlds = threading.Semaphore(0), threading.Semaphore(0)
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def go(self) -> None:
+        """Run until the job ends or pauses."""
+        before, _running.job = _running.job, self
+        if self.state == "new":
+            self._thread.start()
+        self.state = "running"
+        self._mine.release()
+        self._worlds.acquire()
+        _running.job = before
+
+    def point(self, sql: str = "") -> None:
+        """A place at which the worker may pause or die; called by the worker, before a statement with its SQL."""
+        self.points += 1
+        if self.points == self.pause_at or (isinstance(self.pause_at, str) and sql.startswith(self.pause_at)):
+            self.pause_at = 0
+            self.state = "paused"
+            self._worlds.release()
+            self._mine.acquire()
+        if self.state == "killed" or self.points == self.die_at:
+            self.state = "killed"
+            raise KilledError
+
+    def kill(self) -> None:
+        """End a paused job."""
+        if self.state == "paused":
+            self.state = "killed"
+            self._mine.release()
+            self._worlds.acquire()
+
+    def _run(self) -> None:
+        self._mine.acquire()
+        try:
+            self.answer = self.action()
+        except BaseException as error:  # noqa: BLE001 - looked at by the world
+            self.error, self.trace = error, traceback.format_exc()
+        self.state = "killed" if self.state == "killed" else "done"
+        self._worlds.release()
+
+
+@dataclass(frozen=True)
+class Version:
+    """One object version that was put, with what it holds."""
+
+    key: str
+    etag: str
+    target: str
+    full: bool
+    stamp: str
+    modified: datetime
+    rows: tuple[Change, ...]
+    good: bool = True
+
+    def order(self, position: int) -> tuple[object, ...]:
+        """The place of one of its rows in the source's commit order."""
+        return (0, "", self.modified, 0) if self.full else (1, self.stamp, self.modified, position)
+
+
+@dataclass
+class Message:
+    """A message on its way to the loader."""
+
+    body: str
+    attributes: dict[str, str] = field(default_factory=dict)
+    receives: int = 0
+
+
+class Lab:
+    """What all histories share: AWS in this process, a migrated engine as a template, the product's clocks replaced."""
+
+    def __init__(self) -> None:
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Lab:
+        keys = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_DEFAULT_REGION": REGION}
+        place = {"CDC_CONFIG_BUCKET": MODULE, "CDC_CONFIG_KEY": "config.json"}
+        enter = self._stack.enter_context
+        enter(mock.patch.dict(os.environ, {**keys, **place}))
+        os.environ.pop("AWS_ENDPOINT_URL", None)
+        enter(mock_aws())
+        enter(mock.patch.object(AmazonCloudWatchEMFProvider, "flush_metrics", lambda self, **_: self.clear_metrics()))
+        logging.disable(logging.CRITICAL)
+        self._stack.callback(logging.disable, logging.NOTSET)
+        enter(mock.patch("boto3.client", functools.cache(boto3.client)))
+        # httpx reads all root certificates for every client, which costs more than a statement.
+        enter(mock.patch("ssl.create_default_context", functools.cache(ssl.create_default_context)))
+        # moto reads its table of URLs again for every request to S3.
+        enter(mock.patch.object(S3Backend, "_url_module", s3_urls))
+        self.s3, self.sqs = boto3.client("s3"), boto3.client("sqs")
+        for bucket in (SOURCE, MODULE):
+            self.s3.create_bucket(Bucket=bucket, CreateBucketConfiguration={"LocationConstraint": REGION})
+        self.queue, self.dlq = (self.sqs.create_queue(QueueName=n)["QueueUrl"] for n in ("wire-queue", "wire-dlq"))
+        for client in (self.s3, self.sqs):
+            client.meta.events.register("before-call", _aws_before)
+            client.meta.events.register("after-call", _aws_after)
+        fast = Path("/dev/shm")
+        self.scratch = Path(enter(_directory(str(fast) if os.access(fast, os.W_OK) else None)))
+        self.template = self.scratch / "template"
+        with StandIn(self.template, s3_endpoint=f"https://s3.{REGION}.amazonaws.com") as engine:
+            self.configure(engine.url)
+            migrate.handler({}, Invocation(LEASE_SECONDS))
+        enter(mock.patch.object(queues, "delay_seconds", return_value=0))
+        enter(mock.patch.object(engine_module, "_run", _gated(engine_module._run)))
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.close()
+
+    def configure(self, url: str) -> None:
+        """Write the configuration and make the product forget the last one."""
+        config = {
+            "name": "wire",
+            "source": {"bucket": SOURCE, "prefix": PREFIX},
+            "firebolt": {"database": "firebolt", "core_url": url},
+            "queue": {"url": self.queue, "arn": "q", "dlq_url": self.dlq, "dlq_arn": "d"},
+            "staging": {"bucket": MODULE},
+            "tables": TABLES,
+            "cleanup": {"reconcile_grace_seconds": 0, "sweep_interval_seconds": 30},
+        }
+        self.s3.put_object(Bucket=MODULE, Key="config.json", Body=json.dumps(config).encode())
+        loader._config.cache_clear()
+        loader._client.cache_clear()
+        migrations._checked.clear()
+
+    def clear(self) -> None:
+        """Empty buckets and queues."""
+        for bucket in (SOURCE, MODULE):
+            s3_backends[ACCOUNT]["aws"].buckets[bucket].keys.clear()
+        self.take("wire-queue")
+        self.take("wire-dlq")
+
+    def take(self, name: str) -> list[Message]:
+        """Every message of a queue, delayed or not."""
+        queue = sqs_backends[ACCOUNT][REGION].queues[name]
+        found = [
+            Message(
+                m.body, {n: str(a.get("string_value", a.get("StringValue"))) for n, a in m.message_attributes.items()}
+            )
+            for m in queue._messages
+        ]
+        queue._messages.clear()
+        return found
+
+
+@contextmanager
+def _directory(parent: str | None) -> Iterator[str]:
+    path = tempfile.mkdtemp(dir=parent, prefix="wire-")
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path)
+
+
+@dataclass
+class Invocation:
+    """Lambda's context object, in virtual time."""
+
+    timeout_seconds: float
+    function_name: str = "wire"
+    memory_limit_in_mb: int = 1024
+    invoked_function_arn: str = "arn:aws:lambda:eu-west-1:123456789012:function:wire:PROD"
+    aws_request_id: str = "wire"
+
+    def get_remaining_time_in_millis(self) -> int:
+        return int(self.timeout_seconds * 1000)
+
+
+class World:
+    """One history on one pipeline. Every method that is not a question is a step; `finish` is the last."""
+
+    def __init__(
+        self,
+        lab: Lab,
+        *,
+        rewrite: Callable[[str], str | None] = lambda sql: sql,
+        conflict_status: int = 400,
+        **options: Any,
+    ) -> None:
+        self.lab = lab
+        self.rewrite = rewrite
+        """Changes each statement of the product; None leaves it out. For knock-outs."""
+        self.clock = Clock()
+        self.versions: dict[tuple[str, str], Version] = {}
+        self.current: dict[str, Version] = {}
+        self.messages: list[Message] = []
+        self.events: list[Message] = []
+        """Every event that S3 ever sent, for duplicates."""
+        self.dead: list[Message] = []
+        self.paused: list[Job] = []
+        self.steps: list[str] = []
+        self.count: Counter[str] = Counter()
+        self.arms: list[tuple[int, Fault]] = []
+        self.aws_arms: list[tuple[int, str]] = []
+        self._typed = False
+        self._stamp = 0
+        self._seen = -1
+        self._stack = ExitStack()
+        lab.clear()
+        state = Path(tempfile.mkdtemp(dir=lab.scratch))
+        self._stack.callback(shutil.rmtree, state)
+        shutil.copytree(lab.template, state, dirs_exist_ok=True)
+        endpoint = f"https://s3.{REGION}.amazonaws.com"
+        self.engine = self._stack.enter_context(
+            StandIn(state, s3_endpoint=endpoint, clock=self.clock.now, conflict_status=conflict_status, **options)
+        )
+        self._reader = self.engine.engine._db.cursor()
+        self.proxy = self._stack.enter_context(
+            FaultProxy(self.engine, delay=lambda: self.clock.sleep(random.uniform(1, 40)))
+        )
+        self.proxy.conflict_status = conflict_status
+        self.proxy.decide = self._decide
+        self._patch(notes=bool(options.get("single_writer")))
+        lab.configure(self.proxy.url)
+
+    def _patch(self, *, notes: bool) -> None:
+        enter, clock = self._stack.enter_context, self.clock
+        enter(mock.patch.object(_world, "now", self))
+        enter(mock.patch.object(deadline, "time", SimpleNamespace(monotonic=clock.monotonic)))
+        if not notes:  # of a Core's writers; managed Firebolt has none
+            plain = classmethod(lambda cls, settings, left: cls(settings.firebolt, left))
+            enter(mock.patch.object(engine_module.Engine, "of", plain))
+        for module in (ledger, loader):
+            enter(mock.patch.object(module, "time", SimpleNamespace(sleep=clock.sleep)))
+        enter(mock.patch.object(core, "time", SimpleNamespace(time=lambda: BIRTH.timestamp() + clock.seconds)))
+
+    def close(self) -> None:
+        """Kill what is paused, stop the engine."""
+        for job in self.paused:
+            job.kill()
+        self._stack.close()
+
+    # ------------------------------------------------------------ the source
+
+    def put(
+        self, target: str, rows: Sequence[Change], *, full: bool = False, key: str = "", announced: bool = True
+    ) -> str:
+        """DMS writes a file (or overwrites `key`); returns its key."""
+        self.clock.sleep(1)
+        if not key:
+            self._stamp += 1
+            name = f"LOAD{self._stamp:08X}" if full else f"20260101-{self._stamp:09}"
+            key = f"{PREFIX}t/{target}/{name}.parquet"
+        full = "/LOAD" in key
+        buffer = io.BytesIO()
+        columns = list(zip(*rows, strict=True)) if rows else [(), (), ()]
+        pq.write_table(pa.table([pa.array(c, t.type) for c, t in zip(columns, ROWS, strict=True)], schema=ROWS), buffer)
+        return self._put(key, buffer.getvalue(), target, full, tuple(rows), good=True, announced=announced)
+
+    def put_poison(self, target: str) -> str:
+        """A file that is no Parquet file."""
+        self.clock.sleep(1)
+        self._stamp += 1
+        key = f"{PREFIX}t/{target}/20260101-{self._stamp:09}.parquet"
+        return self._put(key, f"junk {self._stamp}".encode(), target, False, (), good=False, announced=True)
+
+    def _put(
+        self, key: str, body: bytes, target: str, full: bool, rows: tuple[Change, ...], *, good: bool, announced: bool
+    ) -> str:
+        etag = self.lab.s3.put_object(Bucket=SOURCE, Key=key, Body=body)["ETag"].strip('"')
+        keys = s3_backends[ACCOUNT]["aws"].buckets[SOURCE].keys
+        keys[key].last_modified = self.clock.now().replace(tzinfo=None)
+        stamp = key.rsplit("/", 1)[1]
+        version = Version(key, etag, target, full, stamp, self.clock.now(), rows, good)
+        self.versions[key, etag] = version
+        self.current[key] = version
+        detail = {"bucket": {"name": SOURCE}, "object": {"key": key, "etag": etag, "size": len(body)}}
+        event = Message(json.dumps({"detail-type": "Object Created", "source": "aws.s3", "detail": detail}))
+        self.events.append(event)
+        if announced:
+            self.messages.append(event)
+        self._log(f"put {key} {etag[:6]} {rows if good else 'junk'}{'' if announced else ' (event lost)'}")
+        return key
+
+    def delete(self, key: str) -> None:
+        """The object is deleted."""
+        self.lab.s3.delete_object(Bucket=SOURCE, Key=key)
+        self.current.pop(key, None)
+        self._log(f"delete {key}")
+
+    # ------------------------------------------------------------ workers
+
+    def deliver(self, messages: Sequence[Message], *, timeout: float = LEASE_SECONDS, **when: Any) -> Job:
+        """A loader gets these messages as one batch."""
+        records = [
+            {
+                "messageId": str(number),
+                "eventSource": "aws:sqs",
+                "body": m.body,
+                "attributes": {},
+                "messageAttributes": {n: {"stringValue": v} for n, v in m.attributes.items()},
+            }
+            for number, m in enumerate(messages)
+        ]
+        batch = list(messages)
+
+        def action() -> list[Message]:
+            answer = loader.handler({"Records": records}, Invocation(timeout))
+            return [batch[int(item["itemIdentifier"])] for item in answer["batchItemFailures"]]
+
+        job = Job(f"load {[json.loads(m.body)['detail']['object']['key'][-14:-8] for m in batch]}", action, **when)
+        job.batch = batch
+        return self._go(job)
+
+    def clean(self, task: str, *, timeout: float = LEASE_SECONDS, **when: Any) -> Job:
+        """The cleanup function runs a task."""
+        return self._go(Job(task, lambda: cleanup.handler({"task": task}, Invocation(timeout)), **when))
+
+    def resume(self, job: Job, pause_in: int = 0, die_in: int = 0) -> Job:
+        """A paused worker goes on."""
+        self.paused.remove(job)
+        job.pause_at = job.points + pause_in if pause_in else 0
+        job.die_at = job.points + die_in if die_in else 0
+        return self._go(job, "resume ")
+
+    def kill(self, job: Job) -> None:
+        """A paused worker dies."""
+        self.paused.remove(job)
+        job.kill()
+        self._ended(job, "kill ")
+
+    def arm(self, number: int, fault: Fault) -> None:
+        """The nth statement from now meets a fault."""
+        self.arms.append((len(self.proxy.calls) + number, fault))
+
+    def arm_aws(self, number: int, when: str) -> None:
+        """The nth AWS call of workers from now fails, `before` or `after` AWS acted."""
+        self.aws_arms.append((self.count["aws calls"] + number, when))
+
+    def _go(self, job: Job, what: str = "") -> Job:
+        job.go()
+        self._ended(job, what)
+        return job
+
+    def _ended(self, job: Job, what: str) -> None:
+        self._log(f"{what}{job.name}: {job.state} at {job.points}{f' {job.error!r}' if job.error else ''}")
+        self.count[f"job {job.state}"] += 1
+        self.messages += self.lab.take("wire-queue")
+        self.dead += self.lab.take("wire-dlq")
+        if job.state == "paused":
+            self.paused.append(job)
+            return
+        if job.error is not None and not isinstance(job.error, (CdcError, KilledError)):
+            raise Violation(f"{job.name} raised {job.trace}")
+        unacknowledged = job.answer if isinstance(job.answer, list) else job.batch if job.error else []
+        for message in unacknowledged:
+            message.receives += 1
+            if message.receives < 5:
+                self.messages.append(message)
+            else:
+                self.count["redriven"] += 1
+                self.dead.append(message)
+        self.check()
+
+    def _decide(self, call: Call) -> Fault | None:
+        for number, (at, fault) in enumerate(self.arms):
+            if call.number >= at and _fits(fault, call) and not self._orphans(fault, call):
+                del self.arms[number]
+                self._log(f"  fault {fault.name} at {call.text[:60]}")
+                return fault
+        return None
+
+    def _orphans(self, fault: Fault, call: Call) -> bool:
+        """Whether the fault leaves a Core with an open transaction whose id nobody was told: nobody can end it."""
+        if not self.engine.options.single_writer:
+            return False
+        if call.text == "BEGIN":
+            return fault in (Fault.FORGET_SESSION, Fault.CUT_AFTER, Fault.LATE)
+        earlier = any(c.transaction_id == call.transaction_id for c in self.proxy.calls[: call.number - 1])
+        return fault is Fault.FORGET_SESSION and not earlier
+
+    # ------------------------------------------------------------ people and time
+
+    def operator(self, sql: str) -> None:
+        """A person types SQL; on a Core it may be refused."""
+        reply = self._ask(sql)
+        self._typed = self._typed or reply.status == 200
+        self._log(f"typed {sql}: {reply.status}")
+
+    def wait(self, seconds: float) -> None:
+        """Time goes on."""
+        self.clock.seconds += seconds
+        self._log(f"wait {seconds}")
+
+    def restart(self) -> None:
+        """The engine restarts between two statements."""
+        self.proxy.restart()
+        self._log("engine restarted")
+
+    # ------------------------------------------------------------ the oracle
+
+    def sql(self, text: str) -> list[list[Any]]:
+        """A statement of the observer's, past the proxy."""
+        reply = self._ask(text)
+        if reply.status != 200:
+            raise Violation(f"the observer's {text!r} failed: {reply.body.decode()}")
+        return list(json.loads(reply.body)["data"]) if reply.body else []
+
+    def _ask(self, text: str) -> Reply:
+        return self.engine.answer("POST", "/?database=firebolt&output_format=JSON_Compact", {}, text.encode())
+
+    def applied(self) -> dict[tuple[str, str], int]:
+        """How often each version stands in `cdc_applied`."""
+        found: Counter[tuple[str, str]] = Counter()
+        for key, etag in self.stored("cdc_applied", "file_key", "etag"):
+            found[PREFIX + key, etag] += 1
+        return found
+
+    def expected(self, target: str, applied: Mapping[tuple[str, str], int]) -> Counter[tuple[Any, ...]]:
+        """The target's rows if these versions were applied, once each, in commit order."""
+        changes = sorted(
+            (
+                (v.order(position), v, row)
+                for v in (self.versions[name] for name in applied)
+                if v.target == target
+                for position, row in enumerate(v.rows)
+            ),
+            key=lambda change: change[0],
+        )
+        if target == LOG:
+            return Counter((v.key.removeprefix(PREFIX), *row) for _, v, row in changes)
+        state: dict[int, tuple[Any, ...]] = {}
+        for _, _, (op, key, value) in changes:
+            if op == "D" and target == HARD:
+                state.pop(key, None)
+            else:
+                state[key] = (key, value, op == "D") if target == SOFT else (key, value)
+        return Counter(state.values())
+
+    def found(self, target: str) -> Counter[tuple[Any, ...]]:
+        """The target's rows."""
+        columns = {HARD: ("id", "v"), SOFT: ("id", "v", "_cdc_deleted"), LOG: ("_cdc_file", "_cdc_op", "id", "v")}
+        return Counter(self.stored(target, *columns[target]))
+
+    def stored(self, table: str, *columns: str) -> list[tuple[Any, ...]]:
+        """What is committed, read past the stand-in's SQL; nothing where the table does not exist."""
+        found = self.engine.engine.relations.get(table)
+        if not isinstance(found, Table):
+            return []
+        names = {c.name: c.stored for c in found.columns}
+        wanted = ", ".join(names[c] for c in columns)
+        return run(self._reader, f"SELECT {wanted} FROM main.t{found.id} WHERE e = {LIVE}")
+
+    def check(self) -> None:
+        """The invariants that hold at every moment."""
+        if self.proxy.broken:
+            raise RuntimeError(self.proxy.broken[0])
+        if self.engine.engine.last_commit == self._seen:
+            return
+        self._seen = self.engine.engine.last_commit
+        applied = self.applied()
+        if twice := {name for name, n in applied.items() if n > 1}:
+            raise Violation(f"twice in cdc_applied: {twice}")
+        for target in (HARD, SOFT, LOG):
+            want, have = self.expected(target, applied), self.found(target)
+            if want != have:
+                raise Violation(f"{target}: missing {want - have}, too much {have - want}")
+        rows = self.stored(LEDGER, "file_key", "etag", "status", "recorded_status")
+        names = Counter((PREFIX + r[0], r[1]) for r in rows)
+        if doubled := {name for name, n in names.items() if n > 1}:
+            raise Violation(f"two ledger rows of {doubled}")
+        for key, etag, status, recorded in rows:
+            if "completed" in (status, recorded) and (PREFIX + key, etag) not in applied:
+                raise Violation(f"{key} is completed and not applied")
+
+    def finish(self) -> None:
+        """No more faults; everything must end up right."""
+        self.arms.clear()
+        self.aws_arms.clear()
+        self.proxy.quiet()
+        self.proxy.decide = self._decide
+        self._log("-- faults stopped")
+        self.check()
+        zombies = [job for job in list(self.paused) if random.random() < 0.5]
+        for job in [job for job in self.paused if job not in zombies]:
+            self.kill(job)
+        self.settle()
+        for job in zombies:
+            self.count["zombies"] += 1
+            self.resume(job)
+        self.settle()
+        self._final()
+
+    def settle(self, rounds: int = 12) -> None:
+        """Leases run out, the sweep and the reconciliation run, everything is delivered, until nothing moves."""
+        for number in range(rounds):
+            self.wait(LEASE_SECONDS + 45)
+            swept = self._cleaned("sweep")
+            missing = self._cleaned("reconcile")["missing"] if number == 0 or not self.messages else 0
+            moved = swept["turns_freed"] + swept["mended"] + swept["reset"] + swept["requeued"] + missing
+            if not moved and not self.messages:
+                return
+            while self.messages:
+                batch, self.messages = self.messages[:10], self.messages[10:]
+                self.deliver(batch)
+                if len(self.steps) > 2000:
+                    raise Violation("messages circle")
+        raise Violation(f"still moving after {rounds} rounds: {swept} {missing} {self.messages}")
+
+    def _cleaned(self, task: str) -> dict[str, int]:
+        job = self.clean(task)
+        if job.error is not None:
+            raise Violation(f"{task} fails without faults: {job.trace}")
+        return dict(job.answer[task])
+
+    def _final(self) -> None:
+        self.check()
+        applied = self.applied()
+        ledger_rows = {
+            (PREFIX + r[0], r[1]): (r[2], r[3], r[4])
+            for r in self.stored(LEDGER, "file_key", "etag", "status", "error_class", "error_message")
+        }
+        for version in self.current.values():
+            name = (version.key, version.etag)
+            status, failure, message = ledger_rows.get(name, ("no row", None, None))
+            if not version.good:
+                if (status, failure) != ("failed", "permanent"):
+                    raise Violation(f"poison {version.key} is {status} {failure}")
+            elif name not in applied:
+                if (status, failure) not in (("failed", "transient"), ("pending", "held")) or not message:
+                    raise Violation(f"lost: {version.key} is {status} {failure} {message}")
+                self.count["held" if failure == "held" else "attempts used up"] += 1
+            elif status != "completed" and not (status == "no row" and self._typed):
+                raise Violation(f"{version.key} is applied and {status} {failure}")
+        for (key, etag), (status, failure, message) in ledger_rows.items():
+            unfinished = status == "processing" or (status == "pending" and failure != "held")
+            if unfinished or (status != "completed" and not (failure and message)):
+                raise Violation(f"{key} {etag[:6]} ends as {status} {failure} {message}")
+        if held := [r for r in self.stored("cdc_tables", "turn", "holder") if r[1] is not None]:
+            raise Violation(f"turns held: {held}")
+        if self._cleaned("audit")["duplicate_rows"]:
+            raise Violation("doubled keys")
+        if self.count["attempts used up"]:
+            self._retry_exhausted()
+
+    def _retry_exhausted(self) -> None:
+        """The way out that the runbook names for files whose attempts are used up."""
+        self.operator("UPDATE cdc_processed_files SET status = 'pending' WHERE error_class = 'transient'")
+        self.settle()
+        self.check()
+        applied = self.applied()
+        held = {(PREFIX + r[0], r[1]) for r in self.stored(LEDGER, "file_key", "etag", "error_class") if r[2] == "held"}
+        for v in self.current.values():
+            if v.good and (v.key, v.etag) not in applied.keys() | held:
+                raise Violation(f"lost even after the operator's retry: {v.key}")
+
+    def _log(self, text: str) -> None:
+        self.steps.append(f"{self.clock.seconds:8.1f} {text}")
+
+
+class _Now:
+    """The world that runs, for the hooks in the product's way."""
+
+    now: World | None = None
+
+
+_world = _Now()
+
+
+def _point(sql: str = "") -> None:
+    if _running.job is not None:
+        _running.job.point(sql)
+
+
+def _gated(real: Callable[..., Any]) -> Callable[..., Any]:
+    """The product's way to run a statement, with places to pause and die before and after."""
+
+    def run(connection: Any, sql: str, parameters: Sequence[Any], deadline_: Any) -> Any:
+        if _running.job is None or _world.now is None:
+            return real(connection, sql, parameters, deadline_)
+        _point(sql)
+        rewritten = _world.now.rewrite(sql)
+        rows = [] if rewritten is None else real(connection, rewritten, parameters, deadline_)
+        _point()
+        return rows
+
+    return run
+
+
+def _aws_before(**_: Any) -> None:
+    _aws("before", True)
+
+
+def _aws_after(**_: Any) -> None:
+    _aws("after", False)
+
+
+def _aws(when: str, first: bool) -> None:
+    world = _world.now
+    if _running.job is None or world is None:
+        return
+    if first:
+        _point()
+        world.count["aws calls"] += 1
+    for number, (at, armed) in enumerate(world.aws_arms):
+        if world.count["aws calls"] >= at and armed == when:
+            del world.aws_arms[number]
+            world.count[f"AWS call lost {when} it acted"] += 1
+            raise ConnectionClosedError(endpoint_url="https://aws.invalid")
+
+
+def _fits(fault: Fault, call: Call) -> bool:
+    """Whether a fault makes sense at a statement."""
+    if fault is Fault.SWALLOW_BEGIN:
+        return bool(call.text == "BEGIN")
+    if fault is Fault.CONFLICT:
+        return bool(call.text == "COMMIT") or (call.transaction_id is None and not call.text.startswith("SELECT"))
+    if fault in (Fault.RESET_SESSION, Fault.FORGET_SESSION, Fault.ABORT, Fault.LOSE):
+        return call.transaction_id is not None or (fault is Fault.RESET_SESSION and call.text == "BEGIN")
+    return True
