@@ -12,6 +12,13 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 PY ?= 3.13
 ARCH ?= aarch64
 
+# The size of `make chaos`; KILLS is of loader processes, SEED is for all three parts.
+MODEL ?= 100000
+WIRE ?= 2000
+FILES ?= 1000
+KILLS ?= 50
+SEED ?= 1
+
 RUN := PYTHONPATH=handler:examples/local .venv/bin/python
 LINT := .venv-lint/bin
 
@@ -47,6 +54,14 @@ test-local: .venv/stamp ## Tests on the whole local stack
 
 test-terraform: .venv/stamp ## Terraform's own tests, with mocked AWS
 	$(RUN) -m stack terraform test -test-directory=tests/terraform
+
+chaos: .venv/stamp ## The long campaign: model, wire, whole stack, an hour or more (MODEL= WIRE= FILES= KILLS= SEED=)
+	@broken=; \
+	for part in "model --histories $(MODEL)" "wire --histories $(WIRE)" "chaos --files $(FILES) --kills $(KILLS)"; do \
+	  echo "$$part --seed $(SEED)"; \
+	  PYTHONPATH=handler:examples/local:tests .venv/bin/python -m $$part --seed $(SEED) || broken="$$broken $${part%% *}"; \
+	done; \
+	test -z "$$broken" || { echo "a promise was broken, or the campaign failed, in:$$broken" >&2; exit 1; }
 
 lint: .venv/stamp .venv-lint/stamp ## Formatting, types, Terraform validation, checkov
 	$(RUN) -m ruff check .
@@ -89,4 +104,4 @@ clean: ## Stop the local stack, remove every built and downloaded file
 	@.venv-lint/bin/python -m pip install -qq --disable-pip-version-check --require-hashes -r requirements/lint.txt
 	@touch $@
 
-.PHONY: help demo up down test test-here test-unit test-standin test-protocol test-local test-terraform lint format package lock clean
+.PHONY: help demo up down test test-here test-unit test-standin test-protocol test-local test-terraform chaos lint format package lock clean

@@ -24,19 +24,19 @@ module "firebolt_cdc" {
     core_url = var.firebolt_core_url
   }
 
-  tables = {
+  tables = merge({
     "fair/sessions"    = { primary_key = ["sid"] }
     "fair/events"      = { mode = "append" }
     "flights/flights"  = { primary_key = ["flight_id"] }
     "flights/airlines" = { primary_key = ["carrier"] }
     "flights/planes"   = { primary_key = ["tailnum"] }
     "flights/weather"  = { primary_key = ["origin", "time_hour"] }
-  }
+  }, var.extra_tables)
 
   # Short times, so that a crash can be watched healing. The emulator runs the functions under its own
   # Python whatever the runtime says, and has neither memory limits nor a batching window.
   loader = {
-    timeout_seconds      = 60
+    timeout_seconds      = var.loader_timeout_seconds
     batch_window_seconds = 1
     max_concurrency      = 4
   }

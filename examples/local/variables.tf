@@ -1,4 +1,4 @@
-# `make up` sets all of these.
+# `make up` sets these.
 
 variable "aws_endpoint_url" {
   description = "Where the AWS emulator listens."
@@ -34,4 +34,22 @@ variable "firebolt_database" {
 variable "package_path" {
   description = "The package, built for the Python that runs the emulator."
   type        = string
+}
+
+# The chaos tests set these.
+
+variable "extra_tables" {
+  description = "Tables besides those of main.tf."
+  type = map(object({
+    target      = optional(string)
+    mode        = optional(string)
+    primary_key = optional(list(string), [])
+  }))
+  default = {}
+}
+
+variable "loader_timeout_seconds" {
+  description = "How long a loader may work; what it held when it crashed is free again after that."
+  type        = number
+  default     = 60
 }

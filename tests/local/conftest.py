@@ -10,8 +10,11 @@ from collections.abc import Iterator
 
 import pytest
 
+from chaos.campaign import variables
 from stack import local
 from stack.pipeline import Pipeline
+
+CHAOS_TABLES = 5  # of test_chaos
 
 
 @pytest.fixture(scope="session")
@@ -19,7 +22,7 @@ def pipeline() -> Iterator[Pipeline]:
     found_running = local.ENV.exists() and local.EMULATOR.running() and local.STANDIN.running()
     try:
         if not found_running:
-            local.up()
+            local.up(variables=variables(CHAOS_TABLES))
         with Pipeline() as pipeline:
             yield pipeline
     finally:

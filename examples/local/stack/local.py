@@ -7,7 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -82,8 +82,8 @@ def start_standin() -> None:
     STANDIN.start(command, env, port)
 
 
-def terraform() -> Terraform:
-    """Terraform for examples/local, told where the running servers are."""
+def terraform(variables: Mapping[str, str] | None = None) -> Terraform:
+    """Terraform for examples/local, told where the running servers are, and what else it is to be told."""
     return Terraform(
         EXAMPLE,
         {
@@ -94,12 +94,15 @@ def terraform() -> Terraform:
             "firebolt_core_url": STANDIN.url,
             "firebolt_database": DATABASE,
             "package_path": str(PACKAGE),
+            **(variables or {}),
         },
     )
 
 
-def up(report: Report = print) -> dict[str, str]:
+def up(report: Report = print, variables: Mapping[str, str] | None = None) -> dict[str, str]:
     """Start what does not run, apply the module as it is now, and return what .local/env says.
+
+    `variables`: of examples/local, where another value than the default is wanted.
 
     Raises StackError with the reason; what was started stays up then, for `down` or another `up`.
     """
@@ -115,7 +118,7 @@ def up(report: Report = print) -> dict[str, str]:
             report("starting the Firebolt stand-in")
             start_standin()
         report("terraform apply (a minute or two; log: .local/logs/terraform.log)")
-        tool = terraform()
+        tool = terraform(variables)
         tool.init(log=LOGS / "terraform-init.log")
         tool.run("apply", "-auto-approve", "-input=false", "-no-color", log=LOGS / "terraform.log")
         env = {
