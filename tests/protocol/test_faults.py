@@ -31,7 +31,7 @@ def make(lab: Lab) -> Iterator[Make]:
     made: list[World] = []
 
     def world(**options: object) -> World:
-        made.append(World(lab, **options))  # type: ignore[arg-type]
+        made.append(World(lab, **options))
         return made[-1]
 
     yield world

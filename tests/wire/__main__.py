@@ -28,7 +28,13 @@ def main() -> int:
     parser.add_argument("--table", action="store_true", help="instead: every fault at every statement of a load")
     given = parser.parse_args()
 
+    shown = 0
+
     def progress(score: Score) -> None:
+        nonlocal shown
+        for seed, text in score.violations[shown:]:
+            print(f"seed {seed}: {text.splitlines()[0]}", file=sys.stderr)
+        shown = len(score.violations)
         if not given.json and score.histories % 50 == 0:
             speed = score.histories / score.seconds
             print(f"{score.histories} histories, {speed:.1f}/s, {len(score.violations)} violations", file=sys.stderr)
@@ -66,7 +72,7 @@ def table() -> int:
         for kind in KINDS:
             world = World(lab, conflict_status=400)
             try:
-                fault_at_each_statement(world, lambda _, kind=kind: kind)  # type: ignore[misc]
+                fault_at_each_statement(world, lambda _, kind=kind: kind)
             finally:
                 world.close()
             print(f"{kind.name:16} {world.proxy.injected[kind]:3} injected, {len(world.applied())} files applied once")

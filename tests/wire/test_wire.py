@@ -148,7 +148,7 @@ class Histories(RuleBasedStateMachine):
 
 def test_the_state_machine(lab: Lab) -> None:
     Histories.lab = lab
-    run_state_machine_as_test(  # type: ignore[no-untyped-call]
+    run_state_machine_as_test(
         Histories,
         settings=settings(
             max_examples=3,
