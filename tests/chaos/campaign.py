@@ -12,6 +12,7 @@ import urllib.request
 from collections import Counter
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -135,6 +136,8 @@ class Campaign:
                         self._announce(file, etags[file.key])
                     else:
                         etags[file.key] = self._put(file)
+                    if faults.done():
+                        faults.result()
                     if count % 100 == 99:
                         self._say(f"{count + 1} deliveries, {self.score.kills} kills, {self.score.restarts} restarts")
                     time.sleep(max(0.0, pause - (time.monotonic() - began)))
@@ -172,18 +175,18 @@ class Campaign:
         known: set[str] = set()
         began = time.monotonic()
         moments = sorted(chance.uniform(0.05, 1) * self._setting.seconds for _ in kinds)
-        with Pipeline() as pipeline:
-            for moment, kind in zip(moments, kinds, strict=True):
-                if over.wait(max(0.0, began + moment - time.monotonic())):
-                    return
-                if kind == "restart":
-                    local.STANDIN.kill()
-                    local.start_standin()
-                    self.score.restarts += 1
-                else:
+        for moment, kind in zip(moments, kinds, strict=True):
+            if over.wait(max(0.0, began + moment - time.monotonic())):
+                return
+            if kind == "restart":
+                local.STANDIN.kill()
+                local.start_standin()
+                self.score.restarts += 1
+            else:
+                with Pipeline() as pipeline:  # a new one, since a restart of the engine breaks connections
                     self._kill(pipeline, chance, known)
-                if chance.random() < 0.2:
-                    self._cleanup("sweep")
+            if chance.random() < 0.2:
+                self._cleanup("sweep")
 
     def _kill(self, pipeline: Pipeline, chance: random.Random, known: set[str]) -> None:
         """SIGKILL for one of the loaders, soon after one began to load something, if one does within seconds."""
@@ -195,7 +198,9 @@ class Campaign:
             time.sleep(0.05)
         known |= holders
         time.sleep(chance.uniform(0, 0.5))
-        os.kill(chance.choice(wait_for("a loader", pipeline.loader_pids, 60)), signal.SIGKILL)
+        pid = chance.choice(wait_for("a loader", pipeline.loader_pids, 60))
+        with suppress(ProcessLookupError):  # it ended by itself just now
+            os.kill(pid, signal.SIGKILL)
         self.score.kills += 1
 
     def _cleanup(self, task: str) -> None:
