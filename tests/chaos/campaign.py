@@ -198,7 +198,7 @@ class Campaign:
             time.sleep(0.05)
         known |= holders
         time.sleep(chance.uniform(0, 0.5))
-        pid = chance.choice(wait_for("a loader", pipeline.loader_pids, 60))
+        pid = chance.choice(wait_for("a loader", lambda: pipeline.loader_pids() or None, 60))
         with suppress(ProcessLookupError):  # it ended by itself just now
             os.kill(pid, signal.SIGKILL)
         self.score.kills += 1
