@@ -19,7 +19,7 @@ from typing import Any
 from chaos.source import BIG, BigFile, File, Table, plan, small_file, table_map, tables
 from stack import local
 from stack.pipeline import Pipeline
-from stack.service import StackError, wait_for
+from stack.service import StackError
 
 SMALL_FILES_SECONDS = 0.5
 """Pause between the small files that compete with the big one for its table."""
@@ -198,9 +198,11 @@ class Campaign:
             time.sleep(0.05)
         known |= holders
         time.sleep(chance.uniform(0, 0.5))
-        pid = chance.choice(wait_for("a loader", lambda: pipeline.loader_pids() or None, 60))
+        while not (pids := pipeline.loader_pids()):  # all of them are dead, and their messages invisible
+            self._cleanup("reconcile")
+            time.sleep(1)
         with suppress(ProcessLookupError):  # it ended by itself just now
-            os.kill(pid, signal.SIGKILL)
+            os.kill(chance.choice(pids), signal.SIGKILL)
         self.score.kills += 1
 
     def _cleanup(self, task: str) -> None:
