@@ -1,10 +1,17 @@
 """Taking over a `cdc_processed_files` that was made by hand after the deployment guide.
 
 That table has one row per attempt, no etags, and `processed_at` with or without time zone. It is set aside before the
-migrations create ours, and then read together with a listing of the source: every object older than the cut-off
-counts as applied, unless the old ledger says otherwise. What it calls failed or unfinished, and what was modified
-after it had been processed, is held for the operator: nobody can know from outside whether those rows are in the
-target.
+migrations create ours, and then read together with a listing of the source:
+
+| object in S3                                 | old ledger                    | becomes                               |
+| -------------------------------------------- | ----------------------------- | ------------------------------------- |
+| not modified after its `processed_at`        | `completed`                   | applied, `completed`                  |
+| modified after it, or anything else recorded | `completed`, `failed`, …      | held for the operator                 |
+| older than the ledger's oldest line          | not there                     | applied: loaded before there was one  |
+| newer than that, of a merge table            | not there                     | nothing: it is loaded, harmlessly     |
+| newer than that, of an append table          | not there                     | held for the operator                 |
+
+Held is what nobody can know from outside: whether those rows are in the target.
 """
 
 from __future__ import annotations
@@ -18,7 +25,7 @@ import pyarrow.parquet as pq
 
 from firebolt_cdc import migrations
 from firebolt_cdc.apply import instant, parquet
-from firebolt_cdc.config import Config
+from firebolt_cdc.config import Config, Mode
 from firebolt_cdc.deadline import Deadline
 from firebolt_cdc.engine import Engine
 from firebolt_cdc.errors import PermanentError
@@ -92,6 +99,7 @@ def _listing(config: Config, storage: Storage, cut_off: datetime) -> list[dict[s
                 "target_table": file.target,
                 "source_table": file.source_table,
                 "kind": str(file.kind),
+                "mode": str(file.table.mode),
                 "last_modified": instant(info.last_modified),
             }
         )
@@ -110,6 +118,7 @@ def _parquet_bytes(rows: list[dict[str, Any]]) -> bytes:
         "target_table",
         "source_table",
         "kind",
+        "mode",
         "last_modified",
     ]
     buffer = io.BytesIO()
@@ -119,24 +128,27 @@ def _parquet_bytes(rows: list[dict[str, Any]]) -> bytes:
 
 def _copy(engine: Engine, config: Config, runner: Runner, staged: str) -> dict[str, int]:
     reading, where = parquet(config, staged=staged)
-    attempts = "COUNT(*)"
     old = (
         f"SELECT file_key, MAX(CASE WHEN status = 'completed' THEN 1 ELSE 0 END) AS done, "
-        f"MAX(CAST(processed_at AS TIMESTAMPTZ)) AS processed_at, {attempts} AS attempts, "
+        f"MAX(CAST(processed_at AS TIMESTAMPTZ)) AS processed_at, COUNT(*) AS attempts, "
         f"MAX(request_id) AS request_id, MAX(status) AS status FROM {ASIDE} GROUP BY file_key"
     )
     modified = "CAST(l.last_modified AS TIMESTAMPTZ)"
-    doubtful = f"(g.file_key IS NOT NULL AND (g.done = 0 OR {modified} > g.processed_at))"
+    doubtful = f"(g.file_key IS NOT NULL AND (g.done = 0 OR COALESCE({modified} > g.processed_at, TRUE)))"
+    unknown = f"(g.file_key IS NULL AND {modified} >= CAST(? AS TIMESTAMPTZ))"
     joined = f"FROM {reading} AS l LEFT JOIN ({old}) AS g ON g.file_key = l.file_key OR g.file_key = l.object_key"
     pipeline, bucket = config.source.pipeline, config.source.bucket
     with engine.transaction() as tx:
         runner.guarded(tx)
+        oldest = tx.execute(f"SELECT MIN(CAST(processed_at AS TIMESTAMPTZ)) FROM {ASIDE}")[0][0]
+        since = instant(oldest) if oldest is not None else "1970-01-01 00:00:00+00"
         tx.execute(
             "INSERT INTO cdc_applied (applied_id, file_id, key_id, pipeline, target_table, generation, file_key, etag, "
             "kind, file_modified_at, load_id, rows_read, rows_upserted, rows_deleted, applied_at) "
             f"SELECT l.applied_id, l.file_id, l.key_id, ?, l.target_table, 1, l.file_key, l.etag, l.kind, "
-            f"{modified}, 'adopted', NULL, NULL, NULL, CURRENT_TIMESTAMP {joined} WHERE NOT {doubtful}",
-            [pipeline, *where],
+            f"{modified}, 'adopted', NULL, NULL, NULL, CURRENT_TIMESTAMP {joined} "
+            f"WHERE NOT {doubtful} AND NOT {unknown}",
+            [pipeline, *where, since],
         )
         shared = (
             "INSERT INTO cdc_processed_files (file_key, status, processed_at, request_id, error_message, "
@@ -151,16 +163,20 @@ def _copy(engine: Engine, config: Config, runner: Runner, staged: str) -> dict[s
             [pipeline, bucket, *where],
         )
         tx.execute(
-            shared
-            + "SELECT l.file_key, 'pending', CURRENT_TIMESTAMP, g.request_id, CASE WHEN g.done = 0 THEN ? ELSE ? END, "
-            "CAST(g.attempts AS INT), NULL, l.file_id, ?, l.turn, ?, l.object_key, l.etag, l.source_table, "
-            f"l.target_table, l.kind, 'pending', NULL, 0, 'held', {modified}, g.processed_at {joined} WHERE {doubtful}",
+            shared + "SELECT l.file_key, 'pending', CURRENT_TIMESTAMP, g.request_id, "
+            "CASE WHEN g.file_key IS NULL THEN ? WHEN g.done = 0 THEN ? ELSE ? END, "
+            "CAST(COALESCE(g.attempts, 0) AS INT), NULL, l.file_id, ?, l.turn, ?, l.object_key, l.etag, "
+            "l.source_table, l.target_table, l.kind, 'pending', NULL, 0, 'held', "
+            f"{modified}, g.processed_at {joined} "
+            f"WHERE {doubtful} OR ({unknown} AND l.mode = '{Mode.APPEND}')",
             [
+                _HELD.format("nothing of it"),
                 _HELD.format("failed or unfinished"),
                 _HELD.format("completed before the object was modified"),
                 pipeline,
                 bucket,
                 *where,
+                since,
             ],
         )
         tx.execute(f"ALTER TABLE {ASIDE} RENAME TO {KEPT}")

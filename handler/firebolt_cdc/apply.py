@@ -54,6 +54,7 @@ class Part:
     columns: tuple[Column, ...]
     """The target's columns before the load; empty where it does not exist."""
     staged_key: str | None
+    staged_rows: int
     counts: dict[str, Counts]
     copies: dict[str, str]
     """Staged copy's key by file id, for full-load files whose own key the engine could misread."""
@@ -132,6 +133,15 @@ class Applier:
         if int(rows[0][0]) != 1:
             raise ConflictError(f"{turn}: the transaction does not see its own write of the turn; nothing was applied")
 
+    def _require_rows(self, tx: Transaction, reading: tuple[str, list[object]], rows: int, name: str) -> None:
+        """The engine must read as many rows as the file has: a LOCATION that points elsewhere would apply nothing."""
+        found = int(tx.execute(f"SELECT COUNT(*) FROM {reading[0]} AS p", reading[1])[0][0])
+        if found != rows:
+            raise PermanentError(
+                f"{name}: the engine reads {found} rows where the file has {rows}; does the LOCATION's URL end with "
+                "the source prefix (or the staging prefix)? Nothing was applied"
+            )
+
     def _prepare_target(self, tx: Transaction, part: Part) -> None:
         for statement in target_ddl(part):
             tx.execute(statement)
@@ -153,12 +163,14 @@ class Applier:
         rank = file_rank(file.file, file.info.last_modified)
         selected = f"SELECT {values}, 'I' AS {ident(OP)}, ? AS {ident(SEQ)}, ? AS {ident(FILE)} FROM {reading[0]} AS p"
         parameters = [rank, file.file.file_key, *reading[1]]
+        self._require_rows(tx, reading, file.rows_read, str(file.file.version))
         tx.execute(*self._statement(part, names, selected, parameters, load_id))
 
     def _apply_changes(self, tx: Transaction, part: Part, staged_key: str, load_id: str) -> None:
         names = list(dict.fromkeys(c.name for f in part.files if f.rows is not None for c in f.plan.mapped.values()))
         extra = [OP, SEQ] + ([FILE] if part.table.mode is Mode.APPEND else [])
         reading, where = parquet(self._config, staged=staged_key)
+        self._require_rows(tx, (reading, where), part.staged_rows, f"the staged file {staged_key}")
         selected = f"SELECT {idents([*names, *extra], 'p.')} FROM {reading} AS p"
         absent = [c.name for c in part.columns if c.nullable and c.name not in names and c.name not in schema.RESERVED]
         tx.execute(*self._statement(part, names, selected, where, load_id, absent))

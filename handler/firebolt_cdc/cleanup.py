@@ -116,14 +116,15 @@ class Cleanup:
         counts = {"turns_freed": freed, "mended": 0, "reset": 0, "requeued": 0, "left": 0}
         chunks = self._unfinished()
         turns = self._turns()  # after the rows: a row's worker that does not hold its turn by now is gone
+        holders = {turn.holder: turn for turn in turns.values() if turn.holder is not None}
         waiting = 0
         for unfinished in chunks:
-            applied = self._applied([(u, turns) for u in unfinished])
+            applied = self._applied(unfinished, turns)
             groups: dict[SweepAction, list[Unfinished]] = {action: [] for action in SweepAction}
             for u in unfinished:
                 action = protocol.decide_sweep(
                     applied=u.row.file_id in applied,
-                    turn=turns.get(u.turn),
+                    turn=holders.get(str(u.row.claim_id)) or turns.get(u.turn),
                     row=u.row,
                     max_attempts=self._config.loader.max_attempts,
                     enqueued_lately=u.enqueued_lately,
@@ -176,7 +177,7 @@ class Cleanup:
         rows = self._engine.query(
             f"SELECT {ledger.ROW_COLUMNS}, bucket, object_key, etag, turn, COALESCE(target_table, turn), "
             "CASE WHEN enqueued_at > DATE_ADD('second', ?, CURRENT_TIMESTAMP) THEN 1 ELSE 0 END "
-            "FROM cdc_processed_files WHERE pipeline = ? AND status IN ('pending', 'processing', 'failed') "
+            "FROM cdc_processed_files WHERE pipeline = ? AND status NOT IN ('completed', 'skipped') "
             "ORDER BY CASE WHEN status <> recorded_status THEN 0 ELSE 1 END, processed_at",
             [-self._config.cleanup.sweep_interval_seconds, self._config.source.pipeline],
         )
@@ -194,21 +195,15 @@ class Cleanup:
         ]
         return [found[i : i + CHUNK] for i in range(0, len(found), CHUNK)]
 
-    def _applied(self, rows: Sequence[tuple[Unfinished, dict[str, protocol.Turn]]]) -> set[str]:
+    def _applied(self, rows: Sequence[Unfinished], turns: dict[str, protocol.Turn]) -> set[str]:
         """The file ids among these that stand in `cdc_applied` for their target's generation."""
         if not rows:
             return set()
-        ids = [u.row.file_id for u, _ in rows]
+        ids = [u.row.file_id for u in rows]
         found = self._engine.query(
-            f"SELECT a.file_id, a.target_table, a.generation FROM cdc_applied a WHERE a.file_id IN ({marks(ids)})",
-            ids,
+            f"SELECT file_id, target_table, generation FROM cdc_applied WHERE file_id IN ({marks(ids)})", ids
         )
-        lines = {(str(r[0]), str(r[1]), int(r[2])) for r in found}
-        return {
-            u.row.file_id
-            for u, turns in rows
-            if u.turn in turns and (u.row.file_id, u.target, turns[u.turn].generation) in lines
-        }
+        return {str(r[0]) for r in found if str(r[1]) not in turns or turns[str(r[1])].generation == int(r[2])}
 
     def _mend(self, rows: Sequence[Unfinished]) -> int:
         return self._mark(
@@ -258,7 +253,11 @@ class Cleanup:
         return sent
 
     def reconcile(self) -> dict[str, int]:
-        """Announce the objects that stand neither in `cdc_applied` nor, unfinished, in the ledger."""
+        """Announce the objects that stand neither in `cdc_applied` nor, unfinished, in the ledger.
+
+        Files of tables that were skipped and are listed now are among them. A long queue is left to shrink first: what
+        it holds has no ledger row yet and would only be announced again.
+        """
         source, grace = self._config.source, self._config.cleanup.reconcile_grace_seconds
         until = datetime.now(UTC) - timedelta(seconds=grace)
         listed = [
@@ -277,7 +276,8 @@ class Cleanup:
                 rows.append(("", info.version))  # announced, so that the loader writes its `failed` line
                 continue
             rows.append((file.applied_id(turns[file.turn].generation if file.turn in turns else 1), info.version))
-        missing = self._missing(rows) if rows else []
+        room = max(0, self._config.cleanup.queue_limit - self._queues.depth())
+        missing = self._missing(rows)[:room] if rows and room else []
         self._queues.announce([(v[0], v[1], v[2]) for v in missing], Origin.SWEEP, datetime.now(UTC))
         count("MissingFiles", len(missing))
         for _, key, _ in missing[:20]:
@@ -306,7 +306,10 @@ class Cleanup:
                 f"SELECT l.bucket, l.object_key, l.etag FROM {reading} AS l "
                 "LEFT JOIN cdc_applied a ON a.applied_id = l.applied_id "
                 "LEFT JOIN cdc_processed_files f ON f.file_id = l.file_id "
-                "WHERE a.applied_id IS NULL AND (f.file_id IS NULL OR f.status = 'completed') ORDER BY l.object_key",
+                "LEFT JOIN (SELECT DISTINCT file_id FROM cdc_applied) b ON b.file_id = l.file_id "
+                "WHERE (l.applied_id <> '' AND a.applied_id IS NULL "
+                "AND (f.file_id IS NULL OR f.status IN ('completed', 'skipped'))) "
+                "OR (l.applied_id = '' AND f.file_id IS NULL AND b.file_id IS NULL) ORDER BY l.object_key",
                 where,
             )
         finally:

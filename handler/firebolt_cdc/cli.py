@@ -155,9 +155,9 @@ def retry(
     yes: Annotated[bool, typer.Option("--yes", help="Do it; without, only show what would be done.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Load failed (and held) files again, now, with a fresh budget of attempts. A dry run unless --yes is given."""
+    """Load failed, held and skipped files again, with a fresh budget of attempts. A dry run unless --yes is given."""
     pipeline = _pipeline(function)
-    condition = "pipeline = ? AND (status = 'failed' OR error_class = 'held')"
+    condition = "pipeline = ? AND (status IN ('failed', 'skipped') OR error_class = 'held')"
     parameters: list[object] = [pipeline.config.source.pipeline]
     if file:
         condition, parameters = f"{condition} AND file_key IN ({marks(file)})", [*parameters, *file]

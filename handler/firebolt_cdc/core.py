@@ -16,12 +16,14 @@ from typing import Any
 import httpx
 
 from firebolt_cdc.config import Config
-from firebolt_cdc.errors import AWS_ERRORS, aws_error
+from firebolt_cdc.errors import AWS_ERRORS, aws_error, redact
 from firebolt_cdc.telemetry import logger
 
 GRACE_SECONDS = 30.0
 """How long after its deadline a writer is taken for dead; covers clocks that differ."""
 REQUEST_SECONDS = 10.0
+NOTE_ERRORS: tuple[type[Exception], ...] = (*AWS_ERRORS, httpx.HTTPError, ValueError, KeyError, TypeError)
+"""What reading and settling one note may raise; none of it is a reason not to look at the next."""
 
 
 class Writers:
@@ -54,14 +56,19 @@ class Writers:
         settled = 0
         try:
             listing = self._s3.list_objects_v2(Bucket=self._bucket, Prefix=self._prefix)
-            for thing in listing.get("Contents", []):
-                note = json.loads(self._s3.get_object(Bucket=self._bucket, Key=thing["Key"])["Body"].read())
-                if float(note["until"]) < time.time():
-                    self._roll_back(str(note["transaction_id"]))
-                    self.forget(str(note["transaction_id"]))
-                    settled += 1
         except AWS_ERRORS as error:
-            raise aws_error(error, "reading the writers' notes in the staging area") from error
+            raise aws_error(error, "listing the writers' notes in the staging area") from error
+        for thing in listing.get("Contents", []):
+            try:
+                note = json.loads(self._s3.get_object(Bucket=self._bucket, Key=thing["Key"])["Body"].read())
+                transaction_id, until = str(note["transaction_id"]), float(note["until"])
+                if until < time.time():
+                    self._roll_back(transaction_id)
+                    self.forget(transaction_id)
+                    settled += 1
+            except NOTE_ERRORS as error:
+                # a living writer took its own note away meanwhile, or the engine did not answer: look next time
+                logger.info("a writer's note could not be settled", note=thing["Key"], error=redact(str(error)))
         return settled
 
     def _roll_back(self, transaction_id: str) -> None:

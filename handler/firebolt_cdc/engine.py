@@ -29,12 +29,22 @@ from firebolt.db import Connection, connect
 from firebolt_cdc import __version__, config
 from firebolt_cdc.core import Writers
 from firebolt_cdc.deadline import Deadline
-from firebolt_cdc.errors import ENGINE_ERRORS, CdcError, ConflictError, TimeShortError, engine_error, redact
+from firebolt_cdc.errors import (
+    ENGINE_ERRORS,
+    CdcError,
+    ConflictError,
+    TimeShortError,
+    TransientError,
+    engine_error,
+    redact,
+)
 from firebolt_cdc.telemetry import logger
 
 RESERVE_SECONDS = 3.0
 """Kept back from each statement's time limit, for giving turns back before Lambda ends the process."""
 ROLLBACK_SECONDS = 5.0
+ASLEEP = frozenset({"STOPPED", "STOPPING", "DRAINING"})
+"""States in which an engine does no work and is not woken for clean-up (Firebolt, "Engine fundamentals")."""
 
 Row = Sequence[Any]
 
@@ -179,7 +189,7 @@ class Engine:
             if _rollback(connection):
                 transaction.settle()
             if self._writers is not None and isinstance(error, ConflictError):
-                self._writers.end_dead()
+                self._end_dead_writers(self._writers)
             raise
         except BaseException:
             _drop(connection)
@@ -189,6 +199,13 @@ class Engine:
         else:
             self._idle = connection
         transaction.settle()
+
+    def _end_dead_writers(self, writers: Writers) -> None:
+        """Clear the way for the next try; what goes wrong here must not stand in for why this one failed."""
+        try:
+            writers.end_dead()
+        except CdcError as error:
+            logger.warning("dead writers could not be looked for", error=str(error))
 
     def close(self) -> None:
         """Drop the idle connections."""
@@ -211,7 +228,12 @@ class Engine:
             )
         finally:
             _drop(connection)
-        return bool(rows) and str(rows[0][0]).upper() == "RUNNING"
+        if not rows:
+            raise TransientError(
+                f"the engine {self._settings.engine_name} is not in information_schema.engines: check its name, and "
+                "that the service account may use it"
+            )
+        return str(rows[0][0]).upper() not in ASLEEP
 
     def _connect(self, *, autocommit: bool, system: bool = False) -> Connection:
         settings = self._settings

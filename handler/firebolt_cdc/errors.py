@@ -106,11 +106,13 @@ _OUTAGE = re.compile(
     r"|transaction .*(not found|does not exist|aborted|expired|is not active)|current transaction is aborted",
     re.IGNORECASE,
 )
-_OBJECT_GONE = re.compile(r"no such ?key|object .*not (found|exist)|precondition ?failed", re.IGNORECASE)
 
 
 def engine_error(error: Exception, doing: str) -> CdcError:
-    """Classify what the Firebolt SDK (or httpx below it, whose errors leak through) raised while `doing`."""
+    """Classify what the Firebolt SDK (or httpx below it, whose errors leak through) raised while `doing`.
+
+    Never `gone`: whether an object exists is asked of S3, not read out of the engine's wording.
+    """
     text = f"{doing}: {_readable(error)}"
     if isinstance(error, (AuthenticationError, AuthorizationError, ConfigurationError)):
         return TransientError(f"{text} (check the Firebolt credentials in Secrets Manager and the account)")
@@ -121,8 +123,6 @@ def engine_error(error: Exception, doing: str) -> CdcError:
         return ConflictError(text)
     if _OUTAGE.search(message):
         return TransientError(text)
-    if _OBJECT_GONE.search(message):
-        return GoneError(text)
     return EngineRejectedError(text)
 
 

@@ -318,14 +318,20 @@ class Ledger:
 
     def record_unclaimed(
         self, version: FileVersion, file_key: str, status: Status, failure: FailureClass | None, message: str
-    ) -> None:
-        """Write the ledger row of a file that no table takes (unlisted, unreadable name, gone before its look-up)."""
+    ) -> bool:
+        """Write the ledger row of a file that no table takes (unlisted, unreadable name, gone before its look-up).
+
+        Returns:
+            False where the version is applied already (its table left the map since): nothing is written.
+        """
         turn = self._config.unlisted_turn
 
-        def write() -> None:
+        def write() -> bool:
             with self._engine.transaction() as tx:
                 if turn not in read_turns(tx, {turn}, first=True):
                     raise LedgerUnavailableError(f"{turn} has no row in cdc_tables: run the migrate function")
+                if tx.execute("SELECT 1 FROM cdc_applied WHERE file_id = ? LIMIT 1", [version.file_id]):
+                    return False
                 known = read_rows(tx, [version.file_id])
                 self._touch_turns(tx, {turn})
                 if version.file_id in known:
@@ -358,8 +364,9 @@ class Ledger:
                         ],
                     )
                 tx.commit()
+                return True
 
-        with_conflict_retries(self._deadline, write)
+        return with_conflict_retries(self._deadline, write)
 
     def applied_under(self, load_id: str) -> set[str]:
         """The `applied_id`s that a load committed; empty where it did not. Asked after an unknown outcome."""

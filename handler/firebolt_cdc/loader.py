@@ -175,9 +175,12 @@ class Worker:
         """Write down a file that no table takes; if that cannot be written, the file waits."""
         key = files.file_key(self._config, version.key)
         try:
-            self._ledger.record_unclaimed(version, key, status, error.failure_class, str(error))
+            written = self._ledger.record_unclaimed(version, key, status, error.failure_class, str(error))
         except CdcError as unwritten:
             self._ledger_failed([version], unwritten)
+            return
+        if not written:
+            self._end(version, Ending.DUPLICATE)
             return
         ending = Ending.SKIPPED if status is Status.SKIPPED else Ending.REJECTED
         self._end(version, ending, str(error), error.failure_class)
@@ -350,6 +353,7 @@ class Worker:
                     tuple(prepared),
                     tuple(columns),
                     staged_key,
+                    sum(c.rows_upserted + c.rows_deleted for c in counts.values()),
                     counts,
                     copies,
                 )

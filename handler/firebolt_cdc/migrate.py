@@ -20,7 +20,7 @@ from firebolt_cdc.engine import Engine
 from firebolt_cdc.errors import PermanentError
 from firebolt_cdc.ledger import with_conflict_retries
 from firebolt_cdc.migrations import Runner
-from firebolt_cdc.sql import ident
+from firebolt_cdc.sql import ident, marks
 from firebolt_cdc.storage import Storage
 from firebolt_cdc.telemetry import logger
 
@@ -74,12 +74,17 @@ def migrate(engine: Engine, config: Config, storage: Storage, deadline: Deadline
 def seed(engine: Engine, config: Config, runner: Runner) -> list[str]:
     """Give each target of the table map its row in `cdc_tables`; returns the new ones.
 
+    The order of a table that holds nothing yet follows the configuration.
+
     Raises:
         PermanentError: a target belongs to another pipeline.
     """
     with engine.transaction() as tx:
         runner.guarded(tx)
-        owners = {str(r[0]): str(r[1]) for r in tx.execute("SELECT turn, pipeline FROM cdc_tables")}
+        known = tx.execute("SELECT turn, pipeline, order_format FROM cdc_tables")
+        owners = {str(r[0]): str(r[1]) for r in known}
+        formats = {str(r[0]): str(r[2]) for r in known}
+        loaded = {str(r[0]) for r in tx.execute("SELECT DISTINCT target_table FROM cdc_applied")}
         pipeline = config.source.pipeline
         foreign = {turn: owners[turn] for turn in config.turns if owners.get(turn, pipeline) != pipeline}
         if foreign:
@@ -89,6 +94,12 @@ def seed(engine: Engine, config: Config, runner: Runner) -> list[str]:
                 f"one table: give it another target, or remove it from one of them"
             )
         sources = {table.target: source for source, table in config.tables.items()}
+        changed: dict[str, list[str]] = {}
+        for turn, order_format in config.turns.items():
+            if formats.get(turn, order_format) != order_format and turn not in loaded:
+                changed.setdefault(order_format, []).append(turn)
+        for order_format, turns in changed.items():
+            tx.execute(f"UPDATE cdc_tables SET order_format = ? WHERE turn IN ({marks(turns)})", [order_format, *turns])
         new = [turn for turn in config.turns if turn not in owners]
         if new:
             values: list[object] = []
@@ -100,7 +111,7 @@ def seed(engine: Engine, config: Config, runner: Runner) -> list[str]:
                 f"generation, generation_started_at, order_format, updated_at) VALUES {rows}",
                 values,
             )
-            tx.commit()
+        tx.commit()
     return new
 
 

@@ -132,26 +132,26 @@ def decide_claim(
             f"the target belongs to the pipeline {turn.pipeline}; two pipelines cannot fill one table",
             unknown=row is None,
         )
-    if turn.order_format != order_format:
-        return Decision(
-            Verdict.HOLD,
-            f"the table's rows are ordered by {turn.order_format!r}, the configuration says "
-            f"{order_format!r}: reload the table or restore the setting",
-        )
     fresh = row is not None and row.typed and row.status == Status.PENDING
     if row is not None and not fresh:
         if row.held:
             return Decision(Verdict.HOLD, row.error_message or "held")
         if row.final:
             return Decision(Verdict.REJECT, row.error_message or "failed for good")
+    if turn.holder is not None and turn.live:  # before attempts are judged: the last may be under way
+        return Decision(Verdict.WAIT, f"the table {turn.name} is being loaded by another worker")
+    if turn.order_format != order_format:
+        return Decision(
+            Verdict.HOLD,
+            f"the table's rows are ordered by {turn.order_format!r}, the configuration says "
+            f"{order_format!r}: restore the setting, or load the table anew into another target",
+        )
     if reloaded and not fresh:
         return Decision(
             Verdict.HOLD,
             "DMS has reloaded the table: a full-load file of this name was applied with other content. Merging it "
             "would leave rows that the source no longer has; empty the target first if that matters, then retry it",
         )
-    if turn.holder is not None and turn.live:  # before attempts are judged: the last of them may be under way
-        return Decision(Verdict.WAIT, f"the table {turn.name} is being loaded by another worker")
     if row is not None and not fresh and row.alone_count >= max_attempts:
         return Decision(
             Verdict.REJECT,

@@ -172,7 +172,7 @@ def _sequence(name: str, rows: pa.Table, file: SourceFile, info: ObjectInfo) -> 
     position = pc.utf8_lpad(pa.array(range(rows.num_rows), pa.int64()).cast(pa.string()), POSITION_DIGITS, "0")
     rank = file_rank(file, info.last_modified)
     order = file.table.order
-    if order.column is None:
+    if order.column is None or file.kind is Kind.FULL:
         return pa.chunked_array([pc.binary_join_element_wise(rank, position, "|")])
     column = _find(rows.schema, order.column)
     if column is None:

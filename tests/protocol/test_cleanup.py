@@ -41,7 +41,7 @@ def dies_in_load(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def crash(
-    pipeline: Pipeline, event: dict[str, Any], arm: Any, monkeypatch: pytest.MonkeyPatch, lease: float = 14
+    pipeline: Pipeline, event: dict[str, Any], arm: Any, monkeypatch: pytest.MonkeyPatch, lease: float = 40
 ) -> None:
     with monkeypatch.context():
         arm()
@@ -182,3 +182,34 @@ def test_without_a_task_all_four_run(pipeline: Pipeline) -> None:
     assert list(pipeline.clean()) == ["sweep", "reconcile", "audit", "purge"]
     with pytest.raises(PermanentError, match="unknown task 'x'"):
         pipeline.clean("x")
+
+
+def test_a_table_that_leaves_the_map_stays_quiet(pipeline: Pipeline) -> None:
+    assert pipeline.deliver(pipeline.put(ONE, sessions(("I", 1, "a")))) == []
+    pipeline.configure(tables={"fair/events": {"target": "events", "mode": "append"}})
+    pipeline.migrate()
+    assert pipeline.clean("reconcile")["reconcile"]["missing"] == 0
+    pipeline.sql("DELETE FROM cdc_processed_files")
+    assert pipeline.clean("reconcile")["reconcile"]["missing"] == 0
+    assert pipeline.deliver(pipeline.put(ONE, sessions(("I", 1, "a")))) == []
+    assert pipeline.take(pipeline.dlq) == [], "applied already"
+
+
+def test_a_skipped_file_is_found_when_its_table_is_listed(pipeline: Pipeline) -> None:
+    key = "fair/new/20241124-1.parquet"
+    pipeline.configure(unlisted_tables="skip")
+    assert pipeline.deliver(pipeline.put(key, sessions(("I", 1, "a")))) == []
+    assert pipeline.ledger() == {key: ("skipped", "permanent")}
+    assert pipeline.clean("reconcile")["reconcile"]["missing"] == 0
+    listed = {"fair/new": {"target": "new", "mode": "merge", "primary_key": ["sid"]}}
+    pipeline.configure(tables=pipeline.config["tables"] | listed)
+    pipeline.migrate()
+    assert pipeline.clean("reconcile")["reconcile"]["missing"] == 1
+    pipeline.drain()
+    assert pipeline.ledger() == {key: ("completed", None)}
+
+
+def test_a_status_that_nobody_knows_is_tried_again(pipeline: Pipeline) -> None:
+    assert pipeline.deliver(pipeline.put(ONE, b"junk")) == []
+    pipeline.sql("UPDATE cdc_processed_files SET status = 'PENDING'")
+    assert pipeline.clean("sweep")["sweep"]["requeued"] == 1

@@ -6,8 +6,10 @@ import json
 from collections.abc import Callable
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
+from firebolt_cdc import apply
 from firebolt_cdc.errors import GoneError, PermanentError
 from support import Pipeline, parquet, sessions
 
@@ -186,3 +188,16 @@ def test_a_reloaded_full_load_is_held_until_a_person_decides(pipeline: Pipeline)
     )  # what `firebolt-cdc retry --yes` writes
     assert pipeline.deliver(again) == []
     assert target(pipeline) == [[1, "new"], [2, "gone"]]
+
+
+def test_an_engine_that_reads_other_rows_than_the_file_has_applies_nothing(
+    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    empty = parquet({"sid": pa.array([], pa.int64()), "user": pa.array([], pa.string())})
+    pipeline.s3.put_object(Bucket=pipeline.bucket, Key="elsewhere.parquet", Body=empty)
+    elsewhere = ("READ_PARQUET(URL => ?)", [f"s3://{pipeline.bucket}/elsewhere.parquet"])
+    monkeypatch.setattr(apply, "parquet", lambda *_, **__: elsewhere)
+    key = "fair/sessions/LOAD00000001.parquet"
+    assert pipeline.deliver(pipeline.put(key, sessions(("I", 1, "a")))) == []
+    assert pipeline.ledger() == {key: ("failed", "permanent")}
+    assert pipeline.sql.value("SELECT COUNT(*) FROM cdc_applied") == 0
