@@ -293,8 +293,8 @@ variable "loader" {
   }
 
   validation {
-    condition     = var.loader.batch_size >= 1 && var.loader.batch_size <= 10000 && floor(var.loader.batch_size) == var.loader.batch_size
-    error_message = "loader.batch_size must be a whole number between 1 and 10000."
+    condition     = var.loader.batch_size >= 1 && var.loader.batch_size <= 1000 && floor(var.loader.batch_size) == var.loader.batch_size
+    error_message = "loader.batch_size must be a whole number between 1 and 1000."
   }
 
   validation {
