@@ -73,9 +73,10 @@ def table() -> int:
             world = World(lab, conflict_status=400)
             try:
                 fault_at_each_statement(world, lambda _, kind=kind: kind)
+                loaded = len(world.applied())
             finally:
                 world.close()
-            print(f"{kind.name:16} {world.proxy.injected[kind]:3} injected, {len(world.applied())} files applied once")
+            print(f"{kind.name:16} {world.proxy.injected[kind]:3} injected, {loaded} files applied once")
     return 0
 
 
