@@ -32,8 +32,8 @@ RESET_STUCK = (
     "UPDATE cdc_processed_files SET status = 'failed', error_message = 'Timeout - processing took too long' "
     "WHERE status = 'processing'"
 )
-SWEEP_SECONDS = 150
-"""The sweep runs each minute here; two of them and the load."""
+SWEEP_SECONDS = 300
+"""The sweep runs each minute here; two of them and the load, on a machine that is busy with other tests."""
 
 _stamps = iter(range(int(time.time()), int(time.time()) + 1_000_000))
 _keys = iter(range(int(time.time() * 1000), int(time.time() * 1000) + 1_000_000_000))
@@ -89,7 +89,7 @@ def test_rows_1_to_5_the_guides_first_run(pipeline: Pipeline) -> None:
     body, sid = session_file()
     key = pipeline.put(new_key(), body)
     began = time.time() - 1
-    pipeline.wait_for([key])
+    pipeline.wait_for([key], 240)
     pipeline.query("SELECT * FROM cdc_processed_files LIMIT 10")
     columns = {
         row[0]
@@ -114,7 +114,7 @@ def test_rows_1_to_5_the_guides_first_run(pipeline: Pipeline) -> None:
         found = [line["step"] for line in lines if line.get("file_key") == key and "step" in line]
         return found if len(found) >= 4 else None
 
-    assert wait_for("the log of the load", steps, 30)[:4] == [
+    assert wait_for("the log of the load", steps, 60)[:4] == [
         "STEP 1: CHECK IF FILE ALREADY PROCESSED",
         "STEP 2: MARK FILE AS PROCESSING",
         "STEP 3: PROCESS FILE",
@@ -162,7 +162,7 @@ def event_source_paused(pipeline: Pipeline) -> Any:
 def test_rows_6_and_7_the_guides_queries(pipeline: Pipeline) -> None:
     body, _ = session_file()
     key = pipeline.put(new_key(), body)
-    pipeline.wait_for([key])
+    pipeline.wait_for([key], 240)
     for _ in range(3):
         pipeline.load_by_hand(key)
     newest = pipeline.query(
@@ -178,7 +178,7 @@ def test_rows_6_and_7_the_guides_queries(pipeline: Pipeline) -> None:
 def test_row_9_the_guides_clean_up_by_hand_loads_nothing_again(pipeline: Pipeline) -> None:
     body, sid = event_file(10)
     key = pipeline.put(new_key("events"), body)
-    pipeline.wait_for([key])
+    pipeline.wait_for([key], 240)
     pipeline.query(
         "UPDATE cdc_processed_files SET processed_at = processed_at - INTERVAL '31' DAY WHERE file_key = ?", [key]
     )
@@ -194,7 +194,7 @@ def test_row_9_the_guides_clean_up_by_hand_loads_nothing_again(pipeline: Pipelin
 def test_row_9_the_purge_deletes_old_completed_rows_only(pipeline: Pipeline) -> None:
     body, _ = session_file()
     good, bad = pipeline.put(new_key(), body), pipeline.put(new_key(), b"not parquet")
-    pipeline.wait_for([good, bad])
+    pipeline.wait_for([good, bad], 240)
     for key in (good, bad):
         pipeline.query(
             "UPDATE cdc_processed_files SET processed_at = processed_at - INTERVAL '31' DAY WHERE file_key = ?", [key]
@@ -216,14 +216,14 @@ def test_row_10_hand_typed_retry_loads_without_an_event(pipeline: Pipeline) -> N
 
     with table_away(pipeline, "cdc_tombstones"):
         key = pipeline.put(new_key(), body)
-        wait_for("the last attempt", given_up, 180)
+        wait_for("the last attempt", given_up, 360)
     assert pipeline.cleanup("sweep")["sweep"]["requeued"] == 0, "nobody tries it again by itself"
     pipeline.query(
         "UPDATE cdc_processed_files SET processed_at = processed_at - INTERVAL '2' HOUR WHERE file_key = ?", [key]
     )
     pipeline.query(RETRY_FAILED)
     wait_for("the file's row", lambda: sessions_of(pipeline, sid) == 1, SWEEP_SECONDS)
-    assert pipeline.wait_for([key])[key][:2] == ("completed", 1), "with a fresh budget"
+    assert pipeline.wait_for([key], 240)[key][:2] == ("completed", 1), "with a fresh budget"
 
 
 class table_away:
@@ -244,7 +244,7 @@ class table_away:
 
 def test_row_10_the_retry_command_shows_first_and_loads_at_once(pipeline: Pipeline) -> None:
     key = pipeline.put(new_key(), b"still not parquet")
-    pipeline.wait_for([key])
+    pipeline.wait_for([key], 240)
     code, dry = cli(pipeline, "retry", key)
     assert (code, dry) == (0, {"would_retry": [key]})
     before = pipeline.value("SELECT processed_at FROM cdc_processed_files WHERE file_key = ?", [key])
@@ -254,15 +254,15 @@ def test_row_10_the_retry_command_shows_first_and_loads_at_once(pipeline: Pipeli
         row = pipeline.query("SELECT status, processed_at FROM cdc_processed_files WHERE file_key = ?", [key])[0]
         return row[0] == "failed" and row[1] > before
 
-    wait_for("the second failure", tried_again, 40)
+    wait_for("the second failure", tried_again, 80)
 
 
 def test_row_11_a_killed_load_is_loaded_once_after_all(pipeline: Pipeline) -> None:
-    rows = 100_000
+    rows = 300_000
     body, sid = event_file(rows)
     key = pipeline.put(new_key("events"), body)
     assert pipeline.kill_in_mid_load(key)
-    assert pipeline.wait_for([key], 300)[key][0] == "completed"
+    assert pipeline.wait_for([key], 500)[key][0] == "completed"
     assert events_of(pipeline, sid) == rows
 
 
@@ -300,7 +300,7 @@ def test_row_12_without_the_ledger_nothing_is_loaded_and_the_log_says_so(pipelin
             lines = pipeline.log_lines(pipeline.env["LOADER_FUNCTION"], began)
             return any("Error checking if file processed" in line and key in line for line in lines)
 
-        wait_for("the message in the log", logged, 60)
+        wait_for("the message in the log", logged, 120)
         with pytest.raises(StackError, match="Error checking if file processed"):
             pipeline.load_by_hand(key)
         assert sessions_of(pipeline, sid) == 0
@@ -333,8 +333,8 @@ def test_deliveries_at_the_same_instant_load_once(pipeline: Pipeline) -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    pipeline.wait_for([key], 120)
-    wait_for("the copies to be taken", lambda: pipeline.queue_length() <= in_flight, 120)
+    pipeline.wait_for([key], 240)
+    wait_for("the copies to be taken", lambda: pipeline.queue_length() <= in_flight, 240)
     assert events_of(pipeline, sid) == 50
     assert pipeline.value("SELECT COUNT(*) FROM cdc_processed_files WHERE file_key = ?", [key]) == 1
     assert sum(answer.get("status") == "success" for answer in answers) <= 1
@@ -356,7 +356,7 @@ def test_a_lost_event_is_found(pipeline: Pipeline) -> None:
     wait_for(
         "reconciliation past its grace period", lambda: pipeline.cleanup("reconcile")["reconcile"]["missing"] >= 1, 120
     )
-    assert pipeline.wait_for([key])[key][0] == "completed"
+    assert pipeline.wait_for([key], 240)[key][0] == "completed"
     assert sessions_of(pipeline, sid) == 1
 
 
