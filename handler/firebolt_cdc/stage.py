@@ -22,6 +22,8 @@ from firebolt_cdc.files import Kind, SourceFile, file_rank
 from firebolt_cdc.schema import FILE, OP, SEQ, Column, ColumnPlan
 from firebolt_cdc.storage import PREFETCH_BYTES, ObjectInfo, ObjectReader
 
+# Files are read without pyarrow's threads: with them, reading through a Python file object can abort the process at
+# its end (apache/arrow issue 50482).
 POSITION_DIGITS = 12
 CHANGE_SEQ_DIGITS = 38
 """AR_H_CHANGE_SEQ has 35 digits (AWS DMS guide, "Using transformation rule expressions"); padded on the left."""
@@ -84,7 +86,7 @@ def prepare(reader: ObjectReader, file: SourceFile, info: ObjectInfo, target: Se
             _check_full_load(name, parquet, plan, table, keys)
             types = {s: schema.firebolt_type(found.field(s).type) or "" for s in plan.mapped}
             return Prepared(file, info, plan, parquet.metadata.num_rows, None, types)
-        rows = parquet.read()
+        rows = parquet.read(use_threads=False)
     except (pa.ArrowException, OSError) as error:
         raise PermanentError(f"{name}: damaged Parquet file ({info.size_bytes} bytes): {error}") from error
     return Prepared(file, info, plan, rows.num_rows, _changes(name, rows, file, info, plan, op), {})
@@ -255,11 +257,13 @@ def _check_full_load(name: str, parquet: pq.ParquetFile, plan: ColumnPlan, table
     for source, column in plan.mapped.items():
         if schema.firebolt_type(found.field(source).type) != schema.canonical(column.type):
             for group in range(parquet.num_row_groups):
-                schema.cast(name, source, parquet.read_row_group(group, columns=[source])[source], column)
+                schema.cast(
+                    name, source, parquet.read_row_group(group, columns=[source], use_threads=False)[source], column
+                )
     if not table.primary_key:
         return
     key_columns = [keys[key] for key in table.primary_key]
-    rows = parquet.read(columns=key_columns)
+    rows = parquet.read(columns=key_columns, use_threads=False)
     for key in key_columns:
         if rows[key].null_count:
             row = pc.index(pc.is_null(rows[key]), True).as_py()
