@@ -35,7 +35,7 @@ down: .venv/stamp ## Stop the local stack and remove what it left
 	@$(RUN) -m stack down
 
 test: .venv/stamp ## All tests (under 15 minutes on two cores)
-	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target test-here test-local
+	@$(MAKE) --no-print-directory --jobs=2 test-here test-local
 
 test-here: test-terraform ## All tests but those on the whole local stack
 	$(RUN) -m pytest -n 2 tests/unit tests/standin tests/protocol tests/model tests/wire
@@ -88,6 +88,7 @@ clean: ## Stop the local stack, remove every built and downloaded file
 	@if [ -x .venv/bin/python ] && [ -d .local ]; then $(RUN) -m stack down; fi
 	rm -rf .local .cache .venv .venv-lint build dist handler/*.egg-info .hypothesis .mypy_cache .ruff_cache .pytest_cache
 	find . -name .terraform -prune -exec rm -rf {} + -o -name __pycache__ -prune -exec rm -rf {} +
+	find . -name .terraform.lock.hcl -delete
 
 .venv/stamp: requirements/dev.txt pyproject.toml
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer with the venv module is needed; set PYTHON=/path/to/it" >&2; exit 1; }

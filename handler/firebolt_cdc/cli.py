@@ -19,6 +19,7 @@ from typing import Annotated, Any
 import boto3
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from firebolt_cdc import config as configuration
@@ -34,7 +35,13 @@ from firebolt_cdc.sql import marks
 
 COMMAND_SECONDS = 300.0
 ALIAS = "PROD"
-app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__, rich_markup_mode="markdown")
+app = typer.Typer(
+    pretty_exceptions_enable=False,
+    no_args_is_help=True,
+    add_completion=False,
+    help=__doc__,
+    rich_markup_mode="markdown",
+)
 console = Console()
 
 FunctionOption = Annotated[
@@ -61,7 +68,9 @@ def main() -> None:
     try:
         app()
     except CdcError as error:
-        Console(stderr=True).print(f"[bold red]{error.failure_class}[/]: {error}", highlight=False, soft_wrap=True)
+        Console(stderr=True).print(
+            f"[bold red]{error.failure_class}[/]: {escape(str(error))}", highlight=False, soft_wrap=True
+        )
         sys.exit(1)
 
 
@@ -79,9 +88,14 @@ def _pipeline(function: str) -> Pipeline:
 
 
 def _print(rows: Sequence[Sequence[Any]], title: str, columns: Sequence[str]) -> None:
-    table = Table(*columns, title=title, title_justify="left")
+    if not rows:
+        console.print(f"{title}: none")
+        return
+    table = Table(title=title, title_justify="left")
+    for column in columns:
+        table.add_column(column, overflow="fold")
     for row in rows:
-        table.add_row(*("" if value is None else str(value) for value in row))
+        table.add_row(*("" if value is None else escape(str(value)) for value in row))
     console.print(table)
 
 
@@ -172,6 +186,8 @@ def retry(
     )
     if yes and rows:
         _retry(pipeline, rows)
+    if file and not rows:
+        raise PermanentError(f"none of {file} is failed, held or skipped: see the ledger, or `firebolt-cdc status`")
     if as_json:
         console.print_json(json.dumps({"retried" if yes else "would_retry": [str(row[4]) for row in rows]}))
         return
@@ -219,7 +235,8 @@ def migrate(
         console.print_json(json.dumps(result))
         return
     for name, value in result.items():
-        console.print(f"[bold]{name}[/]: {', '.join(map(str, value)) if isinstance(value, list) else value or 'none'}")
+        text = ", ".join(map(str, value)) if isinstance(value, list) else str(value or "")
+        console.print(f"[bold]{name}[/]: {escape(text) or 'none'}")
 
 
 @dataclass(frozen=True)
@@ -263,7 +280,7 @@ def doctor(function: FunctionOption, as_json: JsonOption = False) -> None:
     else:
         table = Table("", "question", "answer", title="firebolt-cdc doctor", title_justify="left")
         for f in findings:
-            table.add_row("[green]ok[/]" if f.good else "[bold red]no[/]", f.question, f.answer)
+            table.add_row("[green]ok[/]" if f.good else "[bold red]no[/]", f.question, escape(f.answer))
         console.print(table)
     if not all(f.good for f in findings):
         raise typer.Exit(1)

@@ -228,9 +228,10 @@ class Worker:
             mine = batches[place]
             counted = sizes[work.turn] == 1
             suspects = [c for c in mine if c.decision.suspect]
-            together = [c for c in mine if not c.decision.suspect]
+            together = sorted((c for c in mine if not c.decision.suspect), key=lambda c: c.file.stamp)
+            chunks = [together[i : i + PART_FILES] for i in range(0, len(together), PART_FILES)]
             work.parts = [([c], counted) for c in suspects]
-            work.parts += [(together[i : i + PART_FILES], counted) for i in range(0, len(together), PART_FILES)]
+            work.parts += [(chunk, counted) for chunk in reversed(chunks)]  # the oldest files first
         return list(tables.values())
 
     def _load_table(self, work: Work) -> None:

@@ -110,8 +110,8 @@ def rows(story: Story, pipeline: Pipeline) -> None:
 def duplicate(story: Story, pipeline: Pipeline) -> None:
     story.chapter("5  The same file again")
     first = data.dataset().full_load[0]
-    before = pipeline.value("SELECT COUNT(*) FROM cdc_duplicate_deliveries")
     answer = pipeline.load_by_hand(first.key)
+    before = pipeline.value("SELECT COUNT(*) FROM cdc_duplicate_deliveries")
     body = json.loads(answer.get("body", "{}"))
     story.check(body.get("message") == "File already processed", f"invoked by hand: {json.dumps(body)}", answer)
     pipeline.put(first.key, first.body)

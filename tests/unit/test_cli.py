@@ -1,0 +1,27 @@
+"""What the command line prints, whatever the ledger holds."""
+
+from __future__ import annotations
+
+import pytest
+
+from firebolt_cdc import cli
+
+
+def test_names_that_look_like_markup_are_printed_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
+    cli.console = cli.Console(width=200)
+    cli._print([["a[/b]c[red]/x.parquet", None]], "Files", ["file", "class"])
+    assert "a[/b]c[red]/x.parquet" in capsys.readouterr().out
+
+
+def test_long_keys_are_folded_not_cut(capsys: pytest.CaptureFixture[str]) -> None:
+    key = "fair/sessions/2024/11/24/" + "0123456789" * 12 + ".parquet"
+    cli.console = cli.Console(width=60)
+    cli._print([[key, "permanent"]], "Files", ["file", "class"])
+    lines = capsys.readouterr().out.splitlines()
+    assert "".join(line.split("│")[1].strip() for line in lines if line.startswith("│")) == key
+
+
+def test_nothing_is_said_to_be_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    cli.console = cli.Console(width=60)
+    cli._print([], "Failed", ["file"])
+    assert capsys.readouterr().out == "Failed: none\n"
