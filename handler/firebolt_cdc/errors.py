@@ -70,6 +70,10 @@ class TimeShortError(TransientError):
     """What is left of this invocation is too little to begin; the file was not tried."""
 
 
+class BlockedError(ConflictError):
+    """Others committed first until too little time was left: says nothing of the file, so it costs no attempt."""
+
+
 class TurnLostError(ConflictError):
     """Another worker holds the table's turn: this worker's lease ran out and it must stop."""
 

@@ -30,6 +30,7 @@ from firebolt_cdc.config import Config
 from firebolt_cdc.deadline import Deadline, LambdaContext
 from firebolt_cdc.engine import Engine
 from firebolt_cdc.errors import (
+    BlockedError,
     CdcError,
     ConflictError,
     EngineRejectedError,
@@ -237,15 +238,8 @@ class Worker:
     def _load_table(self, work: Work) -> None:
         while work.parts:
             batch, counted = work.parts.pop()
-            if self._deadline.remaining_seconds() < START_SECONDS:
-                self._untried = True
-                for c in batch:
-                    self._end(
-                        c.file.version,
-                        Ending.WAITING,
-                        "too little was left of the invocation",
-                        FailureClass.TRANSIENT,
-                    )
+            if self._time_is_short():
+                self._give_back(batch, "too little was left of the invocation", FailureClass.TRANSIENT)
                 continue
             try:
                 if len(batch) == 1 and not counted:
@@ -258,11 +252,20 @@ class Worker:
                 for c in (c for part, _ in work.parts for c in part if c.file.version not in self._outcomes):
                     self._end(c.file.version, Ending.WAITING, str(error), error.failure_class)
                 return
+            except BlockedError as error:
+                self._give_back(batch, str(error), error.failure_class)
             except Exception as error:  # noqa: BLE001 - classified here, the one place, and never dropped
                 failure = classified(error, f"loading {work.turn}")
                 if isinstance(failure, UnexpectedError):
                     logger.exception("unexpected error", table=work.turn)
                 self._split_or_fail(work, batch, failure)
+
+    def _give_back(self, batch: Sequence[Claimed], reason: str, failure: FailureClass) -> None:
+        """Let files wait that were not tried: their attempts are not counted."""
+        self._untried = True
+        for c in batch:
+            if c.file.version not in self._outcomes:
+                self._end(c.file.version, Ending.WAITING, reason, failure)
 
     def _split_or_fail(self, work: Work, batch: list[Claimed], failure: CdcError) -> None:
         left = [c for c in batch if c.file.version not in self._outcomes]
@@ -295,22 +298,24 @@ class Worker:
                 prepared = [p for p in prepared if p.file.version not in self._outcomes]
             except TurnLostError:
                 raise
-            except ConflictError:
+            except ConflictError as error:
                 count("Conflicts")
+                if self._time_is_short():
+                    raise BlockedError(f"others committed first until the time ran out; last: {error}") from error
                 self._pause()
             except EngineRejectedError:
                 raise
             except TransientError:
                 outages += 1
-                if outages > 1:
+                if outages > 1 or self._time_is_short():
                     raise
                 self._pause()
 
+    def _time_is_short(self) -> bool:
+        return self._deadline.remaining_seconds() < START_SECONDS
+
     def _pause(self) -> None:
-        seconds = random.uniform(0.05, 1.0)
-        if self._deadline.remaining_seconds() - seconds < START_SECONDS:
-            raise TransientError("still failing when too little was left of the invocation")
-        time.sleep(seconds)
+        time.sleep(random.uniform(0.05, 1.0))
 
     def _prepare(self, work: Work, batch: Sequence[Claimed], columns: Sequence[Column]) -> list[Prepared]:
         """Read the part's files; unreadable ones fail here, alone. What is too much goes into another part."""

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from firebolt_cdc import loader
+from firebolt_cdc.errors import ConflictError
 from firebolt_cdc.loader import Worker
 from support import Pipeline, sessions
 
@@ -75,3 +76,19 @@ def test_a_file_of_another_pipelines_table_has_its_line(pipeline: Pipeline) -> N
     assert pipeline.deliver(pipeline.put("fair/sessions/20241124-8.parquet", sessions(("I", 1, "a")))) == []
     assert pipeline.ledger() == {"fair/sessions/20241124-8.parquet": ("failed", "permanent")}
     assert len(pipeline.take(pipeline.dlq)) == 1
+
+
+def test_a_load_that_others_keep_from_committing_costs_no_attempt(
+    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lost(*_: Any, **__: Any) -> None:
+        raise ConflictError("detected 1 conflicts with 1 transactions on transaction commit")
+
+    event = pipeline.put("fair/sessions/20241124-9.parquet", sessions(("I", 1, "a")))
+    with monkeypatch.context() as patch:
+        patch.setattr(loader.Applier, "load", lost)
+        assert pipeline.deliver(event, timeout_seconds=loader.START_SECONDS + 4) == []
+    assert pipeline.sql("SELECT status, error_class, alone_count FROM cdc_processed_files") == [["pending", None, 0]]
+    assert pipeline.sql.value("SELECT COUNT(*) FROM cdc_tables WHERE holder IS NOT NULL") == 0
+    pipeline.drain()
+    assert pipeline.sql('SELECT "sid" FROM sessions') == [[1]]
