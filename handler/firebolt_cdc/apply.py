@@ -17,6 +17,7 @@ outside it no row of the turn carries our load_id, so a statement that runs alon
 from __future__ import annotations
 
 import re
+import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -24,12 +25,13 @@ from datetime import UTC, datetime
 from firebolt_cdc import ledger, protocol, schema
 from firebolt_cdc.config import Config, Deletes, MissingTable, Mode, Table
 from firebolt_cdc.engine import Engine, Transaction
-from firebolt_cdc.errors import ConflictError, PermanentError
+from firebolt_cdc.errors import CdcError, ConflictError, PermanentError, TransientError, TurnLostError
 from firebolt_cdc.files import Kind, SourceFile, file_rank
 from firebolt_cdc.schema import DELETED, FILE, OP, SEQ, Column
 from firebolt_cdc.sql import ident, idents, marks
-from firebolt_cdc.stage import Counts, Prepared
+from firebolt_cdc.stage import Counts, Prepared, stage
 from firebolt_cdc.storage import Storage
+from firebolt_cdc.telemetry import logger
 
 _GLOB = re.compile(r"[*?\[\]{}\\'\"\x00-\x1f]")
 """Characters of a key that READ_PARQUET's PATTERN or URL could read as a glob, or that need quoting."""
@@ -60,6 +62,19 @@ class Part:
     """Staged copy's key by file id, for full-load files whose own key the engine could misread."""
 
 
+@dataclass(frozen=True)
+class Loaded:
+    """A load that committed."""
+
+    load_id: str
+    counts: dict[str, Counts]
+    """By file id, of the staged files."""
+
+    def of(self, file: Prepared) -> Counts:
+        """What one file did; the engine read a full-load file itself, and whole."""
+        return self.counts.get(file.file.version.file_id, Counts(file.rows_read, file.rows_read, 0))
+
+
 def needs_copy(file: SourceFile) -> bool:
     """Whether the engine must read a full-load file through a staged copy with a plain name."""
     return file.kind is Kind.FULL and _GLOB.search(file.version.key) is not None
@@ -82,6 +97,56 @@ class Applier:
         self._engine = engine
         self._storage = storage
         self._config = config
+
+    def apply(
+        self,
+        prepared: Sequence[Prepared],
+        columns: Sequence[Column],
+        turn: str,
+        generation: int,
+        claim_id: str,
+        *,
+        release: bool,
+    ) -> Loaded:
+        """Stage and load files of one table, and find out how it ended if the engine did not say.
+
+        Raises:
+            As `load`, of which an error at COMMIT here means that nothing was written.
+        """
+        load_id = uuid.uuid4().hex
+        counts: dict[str, Counts] = {}
+        staged: list[str] = []
+        try:
+            staged_key = None
+            if changes := [p for p in prepared if p.rows is not None]:
+                body, counts = stage(changes, prepared[0].file.table)
+                staged_key = self._storage.stage(f"{load_id}.parquet", body)
+                staged.append(staged_key)
+            copies = {}
+            for number, p in enumerate(p for p in prepared if p.rows is None and needs_copy(p.file)):
+                copies[p.file.version.file_id] = self._storage.stage_copy(p.file.version, f"{load_id}-{number}.parquet")
+                staged.append(copies[p.file.version.file_id])
+            rows = sum(c.rows_upserted + c.rows_deleted for c in counts.values())
+            table = prepared[0].file.table
+            part = Part(turn, table, generation, tuple(prepared), tuple(columns), staged_key, rows, counts, copies)
+            self.load(part, claim_id, load_id, release=release)
+        except (TransientError, ConflictError) as error:
+            if isinstance(error, (TurnLostError, AlreadyAppliedError)) or not self._committed(load_id):
+                raise
+            logger.warning("COMMIT had succeeded although its answer was an error", load_id=load_id, error=str(error))
+        finally:
+            self._unstage(staged)
+        return Loaded(load_id, counts)
+
+    def _committed(self, load_id: str) -> bool:
+        return bool(self._engine.query("SELECT applied_id FROM cdc_applied WHERE load_id = ?", [load_id]))
+
+    def _unstage(self, keys: Sequence[str]) -> None:
+        for key in keys:
+            try:
+                self._storage.unstage(key)
+            except CdcError as error:
+                logger.warning("a staged file stays until the bucket's lifecycle rule removes it", error=str(error))
 
     def load(self, part: Part, claim_id: str, load_id: str, *, release: bool) -> None:
         """Apply a part in one transaction.

@@ -368,12 +368,6 @@ class Ledger:
 
         return with_conflict_retries(self._deadline, write)
 
-    def applied_under(self, load_id: str) -> set[str]:
-        """The `applied_id`s that a load committed; empty where it did not. Asked after an unknown outcome."""
-        return {
-            str(row[0]) for row in self._engine.query("SELECT applied_id FROM cdc_applied WHERE load_id = ?", [load_id])
-        }
-
     def _update(self, sql: str, parameters: Sequence[object]) -> None:
         if self._deadline.remaining_seconds() <= 0:
             raise TimeShortError("no time is left to write the ledger; the sweep mends it")

@@ -14,7 +14,6 @@ import functools
 import json
 import random
 import time
-import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -25,7 +24,7 @@ import boto3
 
 from firebolt_cdc import config as configuration
 from firebolt_cdc import events, files, migrations
-from firebolt_cdc.apply import AlreadyAppliedError, Applier, Part, needs_copy, target_columns
+from firebolt_cdc.apply import AlreadyAppliedError, Applier, Loaded, target_columns
 from firebolt_cdc.config import Config
 from firebolt_cdc.deadline import Deadline, LambdaContext
 from firebolt_cdc.engine import Engine
@@ -49,7 +48,7 @@ from firebolt_cdc.ledger import Candidate, Claimed, Ledger
 from firebolt_cdc.protocol import Status, Verdict
 from firebolt_cdc.queues import Queues, bodies
 from firebolt_cdc.schema import Column
-from firebolt_cdc.stage import Counts, Prepared, prepare, stage
+from firebolt_cdc.stage import Counts, Prepared, prepare
 from firebolt_cdc.storage import ObjectInfo, Storage
 from firebolt_cdc.telemetry import (
     STEP_CHECK,
@@ -345,65 +344,22 @@ class Worker:
         return self._storage.look_up(version.bucket, version.key, version.etag)
 
     def _apply(self, work: Work, prepared: Sequence[Prepared], columns: Sequence[Column]) -> None:
-        """Stage and run one load transaction, and find out how it ended if the engine did not say."""
-        load_id = uuid.uuid4().hex
         release = work.last and not work.parts
-        first = prepared[0].file
-        staged: list[str] = []
-        try:
-            with self._staging(prepared, load_id, staged) as (staged_key, counts, copies):
-                part = Part(
-                    work.turn,
-                    first.table,
-                    work.generation,
-                    tuple(prepared),
-                    tuple(columns),
-                    staged_key,
-                    sum(c.rows_upserted + c.rows_deleted for c in counts.values()),
-                    counts,
-                    copies,
-                )
-                self._applier.load(part, self._ledger.claim_id, load_id, release=release)
-        except (TransientError, ConflictError) as error:
-            if isinstance(error, (TurnLostError, AlreadyAppliedError)) or not self._ledger.applied_under(load_id):
-                raise
-            logger.warning("COMMIT had succeeded although its answer was an error", load_id=load_id, error=str(error))
+        loaded = self._applier.apply(
+            prepared, columns, work.turn, work.generation, self._ledger.claim_id, release=release
+        )
         if release:
             self._held.discard(work.turn)
-        self._finish(prepared, counts, load_id)
+        self._finish(prepared, loaded)
 
-    @contextlib.contextmanager
-    def _staging(
-        self, prepared: Sequence[Prepared], load_id: str, staged: list[str]
-    ) -> Iterator[tuple[str | None, dict[str, Counts], dict[str, str]]]:
-        """The files that the engine reads, put before and deleted after."""
-        try:
-            counts: dict[str, Counts] = {}
-            staged_key = None
-            if changes := [p for p in prepared if p.rows is not None]:
-                body, counts = stage(changes, prepared[0].file.table)
-                staged_key = self._storage.stage(f"{load_id}.parquet", body)
-                staged.append(staged_key)
-            copies = {}
-            for number, p in enumerate(p for p in prepared if p.rows is None and needs_copy(p.file)):
-                copies[p.file.version.file_id] = self._storage.stage_copy(p.file.version, f"{load_id}-{number}.parquet")
-                staged.append(copies[p.file.version.file_id])
-            yield staged_key, counts, copies
-        finally:
-            for key in staged:
-                try:
-                    self._storage.unstage(key)
-                except CdcError as error:
-                    logger.warning("a staged file stays until the bucket's lifecycle rule removes it", error=str(error))
-
-    def _finish(self, prepared: Sequence[Prepared], counts: Mapping[str, Counts], load_id: str) -> None:
+    def _finish(self, prepared: Sequence[Prepared], loaded: Loaded) -> None:
         for p in prepared:
-            mine = counts.get(p.file.version.file_id, Counts(p.rows_read, p.rows_read, 0))
+            mine = loaded.of(p)
             logger.info(
                 STEP_COMPLETE,
                 step=STEP_COMPLETE,
                 file_key=p.file.file_key,
-                load_id=load_id,
+                load_id=loaded.load_id,
                 rows_read=mine.rows_read,
                 rows_upserted=mine.rows_upserted,
                 rows_deleted=mine.rows_deleted,
@@ -418,12 +374,12 @@ class Worker:
         count("FilesLoaded", len(prepared))
         count("RowsApplied", sum(p.rows_read for p in prepared))
         try:
-            self._ledger.complete(load_id)
+            self._ledger.complete(loaded.load_id)
         except CdcError as error:
             count("LedgerUnavailable")
             logger.warning(
                 "loaded, but the ledger could not be told; the sweep mends it",
-                load_id=load_id,
+                load_id=loaded.load_id,
                 error=str(error),
             )
 

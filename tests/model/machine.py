@@ -586,7 +586,7 @@ class Machine:
         return self._commit(s, i, w, "load", lambda t: self._put(t, i, done), again, lambda t: self._put(t, i, asks))
 
     def _ask(self, s: State, i: int, w: Worker) -> Iterator[Outcome]:
-        """`Ledger.applied_under`, after a COMMIT without an answer."""
+        """`Applier._committed`, after a COMMIT without an answer."""
         again = self._put(s, i, w._replace(phase="load", load=0))
         if all(s.applied[file] == w.load for file in w.parts[-1][0]):
             done = w._replace(phase="complete", untidy=not self._gives_back(w))
