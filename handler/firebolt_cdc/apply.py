@@ -46,15 +46,32 @@ class AlreadyAppliedError(ConflictError):
 
 
 @dataclass(frozen=True)
-class Part:
-    """What one transaction applies: prepared files of one table, the changes among them staged as one file."""
+class Place:
+    """Where a load writes: under which turn, for which generation of which table."""
 
     turn: str
     table: Table
     generation: int
+    """What `cdc_applied` and the tombstones say."""
+    shadow: str | None = None
+    """The table that a reload fills in the target's stead, for a generation that has not begun yet."""
+    current: int | None = None
+    """The generation that the turn must be in, where it is another than the one that is filled."""
+
+    @property
+    def destination(self) -> str:
+        """The table that gets the rows."""
+        return self.shadow or self.table.target
+
+
+@dataclass(frozen=True)
+class Part:
+    """What one transaction applies: prepared files of one table, the changes among them staged as one file."""
+
+    place: Place
     files: tuple[Prepared, ...]
     columns: tuple[Column, ...]
-    """The target's columns before the load; empty where it does not exist."""
+    """The destination's columns before the load; empty where it does not exist."""
     staged_key: str | None
     staged_rows: int
     counts: dict[str, Counts]
@@ -102,8 +119,7 @@ class Applier:
         self,
         prepared: Sequence[Prepared],
         columns: Sequence[Column],
-        turn: str,
-        generation: int,
+        place: Place,
         claim_id: str,
         *,
         release: bool,
@@ -119,7 +135,7 @@ class Applier:
         try:
             staged_key = None
             if changes := [p for p in prepared if p.rows is not None]:
-                body, counts = stage(changes, prepared[0].file.table)
+                body, counts = stage(changes, place.table)
                 staged_key = self._storage.stage(f"{load_id}.parquet", body)
                 staged.append(staged_key)
             copies = {}
@@ -127,8 +143,7 @@ class Applier:
                 copies[p.file.version.file_id] = self._storage.stage_copy(p.file.version, f"{load_id}-{number}.parquet")
                 staged.append(copies[p.file.version.file_id])
             rows = sum(c.rows_upserted + c.rows_deleted for c in counts.values())
-            table = prepared[0].file.table
-            part = Part(turn, table, generation, tuple(prepared), tuple(columns), staged_key, rows, counts, copies)
+            part = Part(place, tuple(prepared), tuple(columns), staged_key, rows, counts, copies)
             self.load(part, claim_id, load_id, release=release)
         except (TransientError, ConflictError) as error:
             if isinstance(error, (TurnLostError, AlreadyAppliedError)) or not self._committed(load_id):
@@ -163,16 +178,17 @@ class Applier:
             CdcError: anything else; after an error at COMMIT the outcome is unknown, ask `cdc_applied`.
         """
         with self._engine.transaction() as tx:
-            turn = ledger.read_turns(tx, {part.turn}, first=True).get(part.turn)
-            protocol.require_turn(turn, claim_id, part.generation)
+            turn = ledger.read_turns(tx, {part.place.turn}, first=True).get(part.place.turn)
+            current = part.place.generation if part.place.current is None else part.place.current
+            protocol.require_turn(turn, claim_id, current)
             tx.execute(
                 "UPDATE cdc_tables SET version = version + 1, load_id = ?, updated_at = CURRENT_TIMESTAMP"
                 + (", holder = NULL, lease_until = NULL" if release else "")
                 + " WHERE turn = ? AND holder = ?",
-                [load_id, part.turn, claim_id],
+                [load_id, part.place.turn, claim_id],
             )
             self._require_unapplied(tx, part)
-            self._require_guard(tx, part.turn, load_id)
+            self._require_guard(tx, part.place.turn, load_id)
             self._prepare_target(tx, part)
             for file in part.files:
                 if file.rows is None:
@@ -189,7 +205,7 @@ class Applier:
     def _require_unapplied(self, tx: Transaction, part: Part) -> None:
         if not self._config.deduplication_enabled:
             return
-        applied = ledger.read_applied(tx, [f.file.applied_id(part.generation) for f in part.files])
+        applied = ledger.read_applied(tx, [f.file.applied_id(part.place.generation) for f in part.files])
         if applied:
             raise AlreadyAppliedError(applied)
 
@@ -233,13 +249,13 @@ class Applier:
 
     def _apply_changes(self, tx: Transaction, part: Part, staged_key: str, load_id: str) -> None:
         names = list(dict.fromkeys(c.name for f in part.files if f.rows is not None for c in f.plan.mapped.values()))
-        extra = [OP, SEQ] + ([FILE] if part.table.mode is Mode.APPEND else [])
+        extra = [OP, SEQ] + ([FILE] if part.place.table.mode is Mode.APPEND else [])
         reading, where = parquet(self._config, staged=staged_key)
         self._require_rows(tx, (reading, where), part.staged_rows, f"the staged file {staged_key}")
         selected = f"SELECT {idents([*names, *extra], 'p.')} FROM {reading} AS p"
         absent = [c.name for c in part.columns if c.nullable and c.name not in names and c.name not in schema.RESERVED]
         tx.execute(*self._statement(part, names, selected, where, load_id, absent))
-        buries = part.table.mode is Mode.MERGE and part.table.deletes is Deletes.HARD
+        buries = part.place.table.mode is Mode.MERGE and part.place.table.deletes is Deletes.HARD
         if buries and any(counts.rows_deleted for counts in part.counts.values()):
             tx.execute(*self._tombstones(part, reading, where, load_id))
 
@@ -252,12 +268,12 @@ class Applier:
         load_id: str,
         absent: Sequence[str] = (),
     ) -> tuple[str, list[object]]:
-        if part.table.mode is Mode.APPEND:
+        if part.place.table.mode is Mode.APPEND:
             columns = [*names, OP, SEQ, FILE]
             return (
-                f"INSERT INTO {ident(part.table.target)} ({idents(columns)}) SELECT {idents(columns, 's.')} "
+                f"INSERT INTO {ident(part.place.destination)} ({idents(columns)}) SELECT {idents(columns, 's.')} "
                 f"FROM ({selected}) AS s WHERE EXISTS ({_GUARD})",
-                [*parameters, part.turn, load_id],
+                [*parameters, part.place.turn, load_id],
             )
         return merge_statement(part, names, selected, parameters, load_id, absent)
 
@@ -265,9 +281,17 @@ class Applier:
         newest = max(f.info.last_modified for f in part.files)
         return (
             "INSERT INTO cdc_tombstones (target_table, generation, row_key, seq, file_modified_at, load_id) "
-            f"SELECT ?, ?, {row_key(part.table.primary_key, 'p')}, p.{ident(SEQ)}, CAST(? AS TIMESTAMPTZ), ? "
+            f"SELECT ?, ?, {row_key(part.place.table.primary_key, 'p')}, p.{ident(SEQ)}, CAST(? AS TIMESTAMPTZ), ? "
             f"FROM {reading} AS p WHERE p.{ident(OP)} = 'D' AND EXISTS ({_GUARD})",
-            [part.table.target, part.generation, instant(newest), load_id, *where, part.turn, load_id],
+            [
+                part.place.table.target,
+                part.place.generation,
+                instant(newest),
+                load_id,
+                *where,
+                part.place.turn,
+                load_id,
+            ],
         )
 
     def _record(self, tx: Transaction, part: Part, load_id: str) -> None:
@@ -277,7 +301,7 @@ class Applier:
             version = f.file.version
             counts = part.counts.get(version.file_id, Counts(f.rows_read, f.rows_read, 0))
             values += [
-                f.file.applied_id(part.generation),
+                f.file.applied_id(part.place.generation),
                 version.file_id,
                 version.key_id,
                 f.file.file_key,
@@ -298,11 +322,11 @@ class Applier:
             f"FROM (VALUES {', '.join([row] * len(part.files))}) AS v ({names}) WHERE EXISTS ({_GUARD})",
             [
                 self._config.source.pipeline,
-                part.table.target,
-                part.generation,
+                part.place.table.target,
+                part.place.generation,
                 load_id,
                 *values,
-                part.turn,
+                part.place.turn,
                 load_id,
             ],
         )
@@ -325,7 +349,7 @@ def parquet(config: Config, *, staged: str | None = None, source: str | None = N
 
 def target_ddl(part: Part) -> list[str]:
     """What must be done to the target before its rows can be applied."""
-    table = part.table
+    table = part.place.table
     added: dict[str, Column] = {}
     for f in part.files:
         for column in f.plan.added:
@@ -341,23 +365,26 @@ def target_ddl(part: Part) -> list[str]:
     elif table.deletes is Deletes.SOFT:
         own.append(Column(DELETED, "BOOLEAN"))
     if not part.columns:
-        if table.missing_table is MissingTable.FAIL:
+        if table.missing_table is MissingTable.FAIL and part.place.shadow is None:
             raise PermanentError(
                 f"{part.files[0].file.version}: the table {table.target} does not exist and "
                 "missing_table is fail; create it, then run `firebolt-cdc retry`"
             )
-        columns = ", ".join(
-            f"{ident(c.name)} {c.type} {'NOT NULL' if c.name in table.primary_key else 'NULL'}"
-            for c in [*added.values(), *own]
-        )
-        index = f" PRIMARY INDEX {idents(table.primary_key)}" if table.primary_key else ""
-        return [f"CREATE TABLE IF NOT EXISTS {ident(table.target)} ({columns}){index}"]
+        columns = [Column(c.name, c.type, c.name not in table.primary_key) for c in [*added.values(), *own]]
+        return [create_table(part.place.destination, columns, table.primary_key)]
     present = {column.name for column in part.columns}
     return [
-        f"ALTER TABLE {ident(table.target)} ADD COLUMN IF NOT EXISTS {ident(c.name)} {c.type} NULL"
+        f"ALTER TABLE {ident(part.place.destination)} ADD COLUMN IF NOT EXISTS {ident(c.name)} {c.type} NULL"
         for c in [*added.values(), *own]
         if c.name not in present
     ]
+
+
+def create_table(name: str, columns: Sequence[Column], primary_key: Sequence[str]) -> str:
+    """SQL that makes a target, or its shadow, sorted by its key."""
+    texts = ", ".join(f"{ident(c.name)} {c.type} {'NULL' if c.nullable else 'NOT NULL'}" for c in columns)
+    index = f" PRIMARY INDEX {idents(primary_key)}" if primary_key else ""
+    return f"CREATE TABLE IF NOT EXISTS {ident(name)} ({texts}){index}"
 
 
 def row_key(key: Sequence[str], alias: str) -> str:
@@ -383,7 +410,7 @@ def merge_statement(
     `absent`: target columns that the source lacks; they become NULL, so that the result does not depend on how
     batches were cut.
     """
-    table = part.table
+    table = part.place.table
     hard, soft = table.deletes is Deletes.HARD, table.deletes is Deletes.SOFT
     source = f"SELECT s.* FROM ({selected}) AS s"
     values = list(parameters)
@@ -393,10 +420,10 @@ def merge_statement(
             f"GROUP BY row_key) AS d ON d.row_key = {row_key(table.primary_key, 's')} "
             f"WHERE (d.seq IS NULL OR s.{ident(SEQ)} > d.seq) AND EXISTS ({_GUARD})"
         )
-        values += [table.target, part.generation]
+        values += [table.target, part.place.generation]
     else:
         source += f" WHERE EXISTS ({_GUARD})"
-    values += [part.turn, load_id]
+    values += [part.place.turn, load_id]
     newer = f"(t.{ident(SEQ)} IS NULL OR s.{ident(SEQ)} > t.{ident(SEQ)})"
     is_delete = f"s.{ident(OP)} = 'D'"
     written = [n for n in names if n not in table.primary_key]
@@ -410,7 +437,7 @@ def merge_statement(
     clauses.append(f"WHEN MATCHED AND {newer} THEN UPDATE SET {', '.join(sets)}")
     guard = f" AND NOT ({is_delete})" if hard else ""
     clauses.append(f"WHEN NOT MATCHED{guard} THEN INSERT ({idents(inserted)}) VALUES ({', '.join(given)})")
-    return f"MERGE INTO {ident(table.target)} AS t USING ({source}) AS s ON {on} {' '.join(clauses)}", values
+    return f"MERGE INTO {ident(part.place.destination)} AS t USING ({source}) AS s ON {on} {' '.join(clauses)}", values
 
 
 def instant(moment: datetime) -> str:

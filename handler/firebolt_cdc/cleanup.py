@@ -275,7 +275,9 @@ class Cleanup:
             except PermanentError:
                 rows.append(("", info.version))  # announced, so that the loader writes its `failed` line
                 continue
-            rows.append((file.applied_id(turns[file.turn].generation if file.turn in turns else 1), info.version))
+            turn = turns.get(file.turn)
+            if not protocol.superseded(turn, info.last_modified):
+                rows.append((file.applied_id(turn.generation if turn else 1), info.version))
         room = max(0, self._config.cleanup.queue_limit - self._queues.depth())
         missing = self._missing(rows)[:room] if rows and room else []
         self._queues.announce([(v[0], v[1], v[2]) for v in missing], Origin.SWEEP, datetime.now(UTC))
@@ -375,7 +377,9 @@ class Cleanup:
                 file = identify(self._config, info.version)
             except PermanentError:
                 continue  # goes into no target, so no tombstone is needed against it
-            objects.append((file.applied_id(turns[file.turn].generation if file.turn in turns else 1), info))
+            turn = turns.get(file.turn)
+            if not protocol.superseded(turn, info.last_modified):
+                objects.append((file.applied_id(turn.generation if turn else 1), info))
         floor = datetime.now(UTC)
         for i in range(0, len(objects), CHUNK):
             chunk = objects[i : i + CHUNK]

@@ -10,9 +10,10 @@ import atexit
 import functools
 import json
 import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any
 
@@ -20,6 +21,7 @@ import boto3
 import typer
 from rich.console import Console
 from rich.markup import escape
+from rich.progress import Progress
 from rich.table import Table
 
 from firebolt_cdc import config as configuration
@@ -29,9 +31,11 @@ from firebolt_cdc.deadline import Deadline
 from firebolt_cdc.engine import Engine
 from firebolt_cdc.errors import AWS_ERRORS, CdcError, PermanentError, TransientError, aws_error
 from firebolt_cdc.events import Origin
-from firebolt_cdc.ledger import with_conflict_retries
+from firebolt_cdc.ledger import Ledger, with_conflict_retries
 from firebolt_cdc.queues import Queues
+from firebolt_cdc.reload import Plan, Reload
 from firebolt_cdc.sql import marks
+from firebolt_cdc.storage import Storage
 
 COMMAND_SECONDS = 300.0
 ALIAS = "PROD"
@@ -74,14 +78,14 @@ def main() -> None:
         sys.exit(1)
 
 
-def _pipeline(function: str) -> Pipeline:
+def _pipeline(function: str, seconds: float = COMMAND_SECONDS) -> Pipeline:
     """The pipeline of a loader function; its engine's connections are closed when the command ends."""
     try:
         found = boto3.client("lambda").get_function_configuration(FunctionName=function, Qualifier=ALIAS)
     except AWS_ERRORS as error:
         raise aws_error(error, f"reading the function {function}:{ALIAS} (is --function right?)") from error
     config = configuration.load(found.get("Environment", {}).get("Variables", {}))
-    deadline = Deadline(COMMAND_SECONDS)
+    deadline = Deadline(seconds)
     engine = Engine.of(config, deadline)
     atexit.register(engine.close)
     return Pipeline(function, config, engine, deadline)
@@ -213,6 +217,82 @@ def _retry(pipeline: Pipeline, rows: Sequence[Sequence[Any]]) -> None:
         with_conflict_retries(pipeline.deadline, functools.partial(pipeline.engine.query, sql, ids))
         queues = Queues(boto3.client("sqs"), pipeline.config.queue)
         queues.announce([(str(r[1]), str(r[2]), str(r[3])) for r in chunk], Origin.OPERATOR, datetime.now(UTC))
+
+
+@app.command()
+def reload(
+    function: FunctionOption,
+    table: Annotated[str, typer.Argument(help="Source table (schema/table) or target.")],
+    everything: Annotated[
+        bool, typer.Option("--everything", help="Begin again from all files in S3, not from a new full load.")
+    ] = False,
+    allow_gone: Annotated[
+        bool, typer.Option("--allow-gone", help="Go on although changes that were applied are no longer in S3.")
+    ] = False,
+    max_minutes: Annotated[
+        int, typer.Option("--max-minutes", help="How long it may last; the table waits for that long at most.")
+    ] = 60,
+    yes: Annotated[bool, typer.Option("--yes", help="Do it; without, only show what would be done.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Begin a table anew: from the full load that DMS wrote again, and every change since. A dry run unless --yes.
+
+    Readers see the old rows until the new ones replace them all at once. Interrupted, it goes on where it stopped.
+    """
+    pipeline = _pipeline(function, max_minutes * 60.0)
+    book = Ledger(pipeline.engine, pipeline.config, pipeline.deadline, f"cli-{os.getpid()}", f"{function}:reload")
+    storage = Storage(boto3.client("s3"), pipeline.config)
+    work = Reload(pipeline.config, pipeline.engine, storage, book, pipeline.deadline)
+    plan = work.plan(table, everything=everything)
+    if not as_json:
+        _print_plan(plan)
+    if not yes:
+        if as_json:
+            console.print_json(json.dumps({"would_reload": _described(plan)}))
+        else:
+            console.print("Nothing was changed; add --yes to reload.")
+        return
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that a polite end gives the turn back
+    with Progress(console=Console(stderr=True), disable=as_json) as bar:
+        task = bar.add_task("Files", total=len(plan.items))
+        result = work.run(
+            plan,
+            everything=everything,
+            allow_gone=allow_gone,
+            progress=lambda done, total: bar.update(task, completed=done, total=total),
+        )
+    if as_json:
+        console.print_json(json.dumps({"reloaded": _described(plan) | asdict(result)}))
+    else:
+        console.print(
+            f"{plan.table.target} is in generation {result.generation}: {result.files} files, {result.rows_read} rows "
+            f"read, {result.superseded} older files superseded."
+        )
+
+
+def _print_plan(plan: Plan) -> None:
+    rows = [(name, str(value)) for name, value in _described(plan).items() if name != "left_out"]
+    _print(rows, f"Reload of {plan.source_table}", ("", ""))
+    _print(
+        list(plan.left_out.items()),
+        "Left out, because they failed for good (retry them first, if they matter)",
+        ("file", "why"),
+    )
+
+
+def _described(plan: Plan) -> dict[str, Any]:
+    return {
+        "table": plan.source_table,
+        "target": plan.table.target,
+        "generation": f"{plan.current} -> {plan.generation}{' (goes on)' if plan.resumes else ''}",
+        "starts": plan.starts.isoformat(),
+        "full_load_files": len(plan.full),
+        "change_files": len(plan.changes),
+        "bytes": sum(item.info.size_bytes for item in plan.items),
+        "already_filled": len(plan.items) - len(plan.rest),
+        "superseded_files": len(plan.superseded),
+        "left_out": plan.left_out,
+    }
 
 
 @app.command()

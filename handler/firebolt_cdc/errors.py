@@ -84,6 +84,10 @@ class PermanentError(CdcError):
     failure_class = FailureClass.PERMANENT
 
 
+class SupersededError(PermanentError):
+    """The file is older than the full load with which its table's present generation began: nothing is to be done."""
+
+
 class GoneError(CdcError):
     """The object was deleted, or holds another version than the one that was announced."""
 

@@ -96,6 +96,19 @@ def file_key(config: Config, key: str) -> str:
     return key.removeprefix(config.source.prefix)
 
 
+def folder(config: Config, source_table: str) -> str:
+    """The prefix below which the files of a table lie."""
+    return f"{config.source.prefix}{source_table}/"
+
+
+def kind_of(config: Config, key: str) -> Kind | None:
+    """What the name of an object says it is; None where it is no file of DMS's."""
+    if not key.endswith(config.source.suffix):
+        return None
+    stem = key.rsplit("/", 1)[-1].removesuffix(config.source.suffix)
+    return Kind.FULL if _FULL_LOAD.match(stem) else Kind.CHANGE if _CHANGES.match(stem) else None
+
+
 def identify(config: Config, version: FileVersion) -> SourceFile:
     """Say what a file version is and where it goes.
 

@@ -13,13 +13,23 @@ import time
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import TypeVar
 
 from firebolt_cdc import protocol
 from firebolt_cdc.config import Config
 from firebolt_cdc.deadline import Deadline
 from firebolt_cdc.engine import Engine, Transaction
-from firebolt_cdc.errors import ConflictError, FailureClass, LedgerUnavailableError, TimeShortError, redact
+from firebolt_cdc.errors import (
+    CdcError,
+    ConflictError,
+    FailureClass,
+    LedgerUnavailableError,
+    PermanentError,
+    SupersededError,
+    TimeShortError,
+    redact,
+)
 from firebolt_cdc.files import FileVersion, Kind, SourceFile
 from firebolt_cdc.protocol import Decision, LedgerRow, Status, Turn, Verdict
 from firebolt_cdc.sql import marks
@@ -45,6 +55,8 @@ class Claimed:
     file: SourceFile
     decision: Decision
     generation: int
+    superseded_before: datetime | None = None
+    """See `Turn.superseded_before`."""
 
 
 def with_conflict_retries(deadline: Deadline, action: Callable[[], T], reserve_seconds: float = 5.0) -> T:
@@ -93,13 +105,21 @@ class Ledger:
             generations = {f.version: turns[f.turn].generation if f.turn in turns else 0 for f in files}
             applied_ids = {f.version: f.applied_id(generations[f.version]) for f in files}
             applied = read_applied(tx, list(applied_ids.values()))
+            earlier = read_earlier(tx, [file for file in files if generations[file.version] > 1], generations)
             rows = read_rows(tx, [file.version.file_id for file in files])
             reloads = read_reloads(tx, [file for file in files if file.kind is Kind.FULL], generations)
             claimed = [
                 Claimed(
                     file,
-                    self._decide(file, turns, applied_ids[file.version] in applied, rows, file.version in reloads),
+                    self._decide(
+                        file,
+                        turns,
+                        applied_ids[file.version] in applied or file.version in earlier,
+                        rows,
+                        file.version in reloads,
+                    ),
                     generations[file.version],
+                    turns[file.turn].superseded_before if file.turn in turns else None,
                 )
                 for file in files
             ]
@@ -269,6 +289,29 @@ class Ledger:
             [file.version.file_id, self.claim_id],
         )
 
+    def take_turn(self, turn: str, generation: int, seconds: float) -> None:
+        """Take one table's turn for this claim, without a file: what a reload does.
+
+        Raises:
+            ConflictError: another worker holds it, or took it first.
+            PermanentError: the turn is missing, another pipeline's, or in another generation by now.
+        """
+        with self._engine.transaction() as tx:
+            found = read_turns(tx, {turn}, first=True).get(turn)
+            if found is None or found.pipeline != self._config.source.pipeline or found.generation != generation:
+                raise PermanentError(
+                    f"{turn}: its row in cdc_tables is missing, another pipeline's, or of another generation than "
+                    f"{generation}; run firebolt-cdc doctor"
+                )
+            if found.holder not in (None, self.claim_id) and found.live:
+                raise ConflictError(f"the table {turn} is being loaded by another worker")
+            tx.execute(
+                "UPDATE cdc_tables SET holder = ?, lease_until = DATE_ADD('second', ?, CURRENT_TIMESTAMP), "
+                "version = version + 1, updated_at = CURRENT_TIMESTAMP WHERE turn = ?",
+                [self.claim_id, int(seconds), turn],
+            )
+            tx.commit()
+
     def mend(self, files: Sequence[SourceFile]) -> None:
         """Mark `completed` what was found applied."""
         self._update(*_mend([file.version.file_id for file in files]))
@@ -284,15 +327,17 @@ class Ledger:
             [load_id],
         )
 
-    def fail(self, file: SourceFile, failure: FailureClass, message: str) -> None:
+    def fail(self, file: SourceFile, failure: CdcError) -> None:
         """Record how a claimed file failed. Held files stay `pending`, and what a person set to it meanwhile, too."""
-        status = Status.PENDING if failure is FailureClass.HELD else Status.FAILED
+        status = Status.PENDING if failure.failure_class is FailureClass.HELD else Status.FAILED
+        if isinstance(failure, SupersededError):
+            status = Status.SKIPPED
         self._counted.discard(file.version.file_id)
         self._update(
             "UPDATE cdc_processed_files SET status = CASE WHEN status = 'pending' THEN status ELSE ? END, "
             "recorded_status = ?, error_class = ?, error_message = ?, claim_id = NULL, "
             "processed_at = CURRENT_TIMESTAMP WHERE file_id = ? AND claim_id = ?",
-            [status, status, failure, redact(message), file.version.file_id, self.claim_id],
+            [status, status, failure.failure_class, redact(str(failure)), file.version.file_id, self.claim_id],
         )
 
     def release(self, turns: Sequence[str]) -> None:
@@ -379,10 +424,15 @@ def read_turns(tx: Transaction, names: set[str], *, first: bool = False) -> dict
     run = tx.begin if first else tx.execute
     rows = run(
         "SELECT turn, pipeline, holder, CASE WHEN lease_until > CURRENT_TIMESTAMP THEN 1 ELSE 0 END, generation, "
-        f"order_format FROM cdc_tables WHERE turn IN ({marks(list(names))})",
+        f"order_format, generation_started_at FROM cdc_tables WHERE turn IN ({marks(list(names))})",
         sorted(names),
     )
-    return {str(r[0]): Turn(str(r[0]), str(r[1]), r[2], bool(int(r[3])), int(r[4]), str(r[5])) for r in rows}
+    return {
+        str(r[0]): Turn(
+            str(r[0]), str(r[1]), r[2], bool(int(r[3])), int(r[4]), str(r[5]), r[6] if int(r[4]) > 1 else None
+        )
+        for r in rows
+    }
 
 
 def read_applied(tx: Transaction, applied_ids: Sequence[str]) -> set[str]:
@@ -391,6 +441,23 @@ def read_applied(tx: Transaction, applied_ids: Sequence[str]) -> set[str]:
         return set()
     rows = tx.execute(f"SELECT applied_id FROM cdc_applied WHERE applied_id IN ({marks(applied_ids)})", applied_ids)
     return {str(row[0]) for row in rows}
+
+
+def read_earlier(tx: Transaction, files: Sequence[SourceFile], generations: dict[FileVersion, int]) -> set[FileVersion]:
+    """Which of these were applied in an earlier generation of their target, which a reload has superseded."""
+    if not files:
+        return set()
+    ids = [file.version.file_id for file in files]
+    found = tx.execute(
+        f"SELECT file_id, target_table, generation FROM cdc_applied WHERE file_id IN ({marks(ids)})", ids
+    )
+    lines = [(str(r[0]), str(r[1]), int(r[2])) for r in found]
+    return {
+        file.version
+        for file in files
+        for file_id, target, generation in lines
+        if (file_id, target) == (file.version.file_id, file.target) and generation < generations[file.version]
+    }
 
 
 def read_reloads(tx: Transaction, files: Sequence[SourceFile], generations: dict[FileVersion, int]) -> set[FileVersion]:

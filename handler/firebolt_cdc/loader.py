@@ -24,7 +24,7 @@ import boto3
 
 from firebolt_cdc import config as configuration
 from firebolt_cdc import events, files, migrations
-from firebolt_cdc.apply import AlreadyAppliedError, Applier, Loaded, target_columns
+from firebolt_cdc.apply import AlreadyAppliedError, Applier, Loaded, Place, target_columns
 from firebolt_cdc.config import Config
 from firebolt_cdc.deadline import Deadline, LambdaContext
 from firebolt_cdc.engine import Engine
@@ -37,6 +37,7 @@ from firebolt_cdc.errors import (
     GoneError,
     HeldError,
     PermanentError,
+    SupersededError,
     TransientError,
     TurnLostError,
     UnexpectedError,
@@ -45,7 +46,7 @@ from firebolt_cdc.errors import (
 from firebolt_cdc.events import Delivery, Origin
 from firebolt_cdc.files import FileVersion, Kind, SkippedError, SourceFile
 from firebolt_cdc.ledger import Candidate, Claimed, Ledger
-from firebolt_cdc.protocol import Status, Verdict
+from firebolt_cdc.protocol import RELOADED, WAY_OUT, Status, Verdict
 from firebolt_cdc.queues import Queues, bodies
 from firebolt_cdc.schema import Column
 from firebolt_cdc.stage import Counts, Prepared, prepare
@@ -119,6 +120,8 @@ class Worker:
         self._outcomes: dict[FileVersion, Outcome] = {}
         self._held: set[str] = set()
         """Turns that this worker holds, or may hold."""
+        self._first_objects: dict[str, list[ObjectInfo]] = {}
+        """The first page of each listed folder."""
         self._untried = False
         """Whether rows of this claim may still say `processing` although nobody works on them."""
 
@@ -323,6 +326,7 @@ class Worker:
         for number, c in enumerate(batch):
             try:
                 info = self._look_up(c.file)
+                self._require_current(c, info)
                 size += info.size_bytes if c.file.kind is Kind.CHANGE else 0
                 full += c.file.kind is Kind.FULL
                 if prepared and (size > PART_BYTES or full > PART_FULL_LOADS):
@@ -339,15 +343,53 @@ class Worker:
                 self._fail(c.file, error)
         return prepared
 
+    def _require_current(self, c: Claimed, info: ObjectInfo) -> None:
+        """Stop a file that is of another generation than its table.
+
+        Raises:
+            SupersededError: it is older than the full load with which the generation began.
+            HeldError: it is of a full load that is newer than the generation's first change: a reload.
+        """
+        if c.superseded_before is not None and info.last_modified < c.superseded_before:
+            raise SupersededError(
+                f"{c.file.version}: older ({info.last_modified}) than the reload with which the generation "
+                f"{c.generation} of {c.file.target} began ({c.superseded_before}); its changes are part of that"
+            )
+        if c.file.kind is Kind.CHANGE or c.decision.fresh_budget:
+            return
+        first = self._first_change(c)
+        if first is not None and first < info.last_modified:
+            raise HeldError(
+                f"{RELOADED}: the full-load file {c.file.file_key} ({info.last_modified}) is newer than the table's "
+                f"first change ({first}). {WAY_OUT.format(c.file.target)}"
+            )
+
+    def _first_change(self, c: Claimed) -> datetime | None:
+        """When the first change of the table's generation was written, by what is applied and by what lies in S3."""
+        rows = self.engine.query(
+            "SELECT MIN(file_modified_at) FROM cdc_applied WHERE target_table = ? AND generation = ? AND kind = ?",
+            [c.file.target, c.generation, Kind.CHANGE],
+        )
+        found = [rows[0][0]] if rows and rows[0][0] is not None else []
+        folder = files.folder(self._config, c.file.source_table)
+        if folder not in self._first_objects:
+            self._first_objects[folder] = list(self._storage.first_objects(folder))
+        found += [
+            info.last_modified
+            for info in self._first_objects[folder]
+            if files.kind_of(self._config, info.version.key) is Kind.CHANGE
+            and (c.superseded_before is None or info.last_modified >= c.superseded_before)
+        ]
+        return min(found, default=None)
+
     def _look_up(self, file: SourceFile) -> ObjectInfo:
         version = file.version
         return self._storage.look_up(version.bucket, version.key, version.etag)
 
     def _apply(self, work: Work, prepared: Sequence[Prepared], columns: Sequence[Column]) -> None:
         release = work.last and not work.parts
-        loaded = self._applier.apply(
-            prepared, columns, work.turn, work.generation, self._ledger.claim_id, release=release
-        )
+        place = Place(work.turn, prepared[0].file.table, work.generation)
+        loaded = self._applier.apply(prepared, columns, place, self._ledger.claim_id, release=release)
         if release:
             self._held.discard(work.turn)
         self._finish(prepared, loaded)
@@ -386,12 +428,12 @@ class Worker:
     def _fail(self, file: SourceFile, failure: CdcError) -> None:
         """Record how a file that was tried alone failed, and decide whether it is tried again."""
         try:
-            self._ledger.fail(file, failure.failure_class, str(failure))
+            self._ledger.fail(file, failure)
         except CdcError as error:
             self._ledger_failed([file.version], error)
             return
         retry = failure.failure_class in (FailureClass.TRANSIENT, FailureClass.CONFLICT)
-        ending = Ending.WAITING if retry else Ending.HELD if isinstance(failure, HeldError) else Ending.REJECTED
+        ending = Ending.WAITING if retry else _ENDINGS.get(type(failure), Ending.REJECTED)
         self._end(file.version, ending, str(failure), failure.failure_class)
 
     def _release(self) -> None:
@@ -432,6 +474,9 @@ class Worker:
             logger.warning(f"file {ending}", file_key=key, error_class=failure, reason=reason)
         elif ending is Ending.DUPLICATE:
             logger.info("File already processed", file_key=key)
+
+
+_ENDINGS: dict[type[CdcError], Ending] = {HeldError: Ending.HELD, SupersededError: Ending.SKIPPED}
 
 
 @functools.cache

@@ -14,6 +14,7 @@ A file's way through the ledger (`recorded_status` is what code wrote; a differe
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime
 from enum import StrEnum
 
 from firebolt_cdc.errors import FailureClass, TurnLostError
@@ -40,6 +41,8 @@ class Turn:
     """Whether the holder's lease is in the future, by the engine's clock."""
     generation: int
     order_format: str
+    superseded_before: datetime | None = None
+    """Objects last modified before this belong to an earlier generation. None in the first one."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +74,13 @@ class LedgerRow:
     def held(self) -> bool:
         """Whether the file waits for an operator's decision."""
         return self.status == Status.PENDING and self.error_class == FailureClass.HELD
+
+
+RELOADED = "DMS has reloaded the table"
+WAY_OUT = (
+    "Merging the new full load would leave rows that the source no longer has: when it is complete, run "
+    "firebolt-cdc reload {}. (firebolt-cdc retry merges the file all the same.)"
+)
 
 
 class Verdict(StrEnum):
@@ -114,7 +124,8 @@ def decide_claim(
     """Decide about one file version from what one transaction has read.
 
     Args:
-        applied: the version stands in `cdc_applied` (always False where deduplication is switched off).
+        applied: the version stands in `cdc_applied` for this generation of its target, or for an earlier one, which
+            a reload has superseded (always False where deduplication is switched off).
         turn: the target's turn; None where `cdc_tables` has no row.
         row: the version's ledger row; None where it has none.
         pipeline: this pipeline's name, which must own the turn.
@@ -143,14 +154,13 @@ def decide_claim(
     if turn.order_format != order_format:
         return Decision(
             Verdict.HOLD,
-            f"the table's rows are ordered by {turn.order_format!r}, the configuration says "
-            f"{order_format!r}: restore the setting, or load the table anew into another target",
+            f"the table's rows are ordered by {turn.order_format!r}, the configuration says {order_format!r}: restore "
+            f"the setting, or run firebolt-cdc reload {turn.name} --everything",
         )
     if reloaded and not fresh:
         return Decision(
             Verdict.HOLD,
-            "DMS has reloaded the table: a full-load file of this name was applied with other content. Merging it "
-            "would leave rows that the source no longer has; empty the target first if that matters, then retry it",
+            f"{RELOADED}: a full-load file of this name was applied with other content. {WAY_OUT.format(turn.name)}",
         )
     if row is not None and not fresh and row.alone_count >= max_attempts:
         return Decision(
@@ -176,6 +186,11 @@ def require_turn(turn: Turn | None, claim_id: str, generation: int) -> None:
     if turn is None or turn.holder != claim_id or turn.generation != generation:
         name = turn.name if turn else "the table"
         raise TurnLostError(f"{name}: this worker's lease ran out and the turn went on; nothing was written")
+
+
+def superseded(turn: Turn | None, last_modified: datetime) -> bool:
+    """Whether an object is older than the full load with which its table's generation began."""
+    return turn is not None and turn.superseded_before is not None and last_modified < turn.superseded_before
 
 
 class SweepAction(StrEnum):

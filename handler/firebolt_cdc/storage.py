@@ -102,10 +102,19 @@ class Storage:
         """Open one version of an object for reading."""
         return ObjectReader(self._s3, info)
 
-    def listing(self) -> Iterator[ObjectInfo]:
-        """Every object of the pipeline (prefix and suffix), in S3's order."""
+    def listing(self, prefix: str | None = None) -> Iterator[ObjectInfo]:
+        """Every object of the pipeline (prefix and suffix), or of a part of it, in S3's order."""
+        return self._listing(self._config.source.prefix if prefix is None else prefix)
+
+    def first_objects(self, prefix: str) -> Iterator[ObjectInfo]:
+        """The first page of a listing: up to 1,000 objects. DMS's date folders sort before its full-load names."""
+        return self._listing(prefix, {"MaxItems": 1000})
+
+    def _listing(self, prefix: str, limits: dict[str, int] | None = None) -> Iterator[ObjectInfo]:
         source = self._config.source
-        pages = self._s3.get_paginator("list_objects_v2").paginate(Bucket=source.bucket, Prefix=source.prefix)
+        pages = self._s3.get_paginator("list_objects_v2").paginate(
+            Bucket=source.bucket, Prefix=prefix, PaginationConfig=limits or {}
+        )
         try:
             for page in pages:
                 for thing in page.get("Contents", []):
@@ -113,7 +122,7 @@ class Storage:
                         version = FileVersion(source.bucket, thing["Key"], plain_etag(thing["ETag"]))
                         yield ObjectInfo(version, int(thing["Size"]), thing["LastModified"])
         except AWS_ERRORS as error:
-            raise aws_error(error, f"listing s3://{source.bucket}/{source.prefix}") from error
+            raise aws_error(error, f"listing s3://{source.bucket}/{prefix}") from error
 
     def stage(self, name: str, body: bytes) -> str:
         """Put a file for the engine to read; returns its key."""

@@ -1,0 +1,548 @@
+"""Reload: a table begins a new generation, from a full load that DMS wrote anew and every change since.
+
+    plan         which full-load files are new, which changes are as new as the oldest of them; writes nothing
+    take the turn, so that nobody loads the table meanwhile
+    fill         a shadow table, file by file, through the same transactions as any load; `cdc_applied` says
+                 what the new generation holds, so that a reload that was interrupted goes on where it stopped
+    swap         one transaction: the target's rows are replaced by the shadow's, the turn says the new generation
+    tell         the ledger, which until then spoke of the old generation
+
+Readers see the old rows until the swap commits and the new ones after it. The target stays the same table, with its
+grants, views and indexes. The swap is refused unless the new generation holds every file of the new full load and
+every change since its start that the old generation held. Objects older than that start are superseded.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TypeVar
+
+from firebolt_cdc import files, ledger, protocol
+from firebolt_cdc.apply import AlreadyAppliedError, Applier, Place, create_table, instant, target_columns
+from firebolt_cdc.config import Config, Table
+from firebolt_cdc.deadline import Deadline
+from firebolt_cdc.engine import Engine, Transaction
+from firebolt_cdc.errors import (
+    CdcError,
+    ConflictError,
+    EngineRejectedError,
+    FailureClass,
+    PermanentError,
+    TransientError,
+    TurnLostError,
+)
+from firebolt_cdc.files import Kind, SourceFile
+from firebolt_cdc.ledger import Ledger, with_conflict_retries
+from firebolt_cdc.migrations import tables
+from firebolt_cdc.sql import ident, idents, marks
+from firebolt_cdc.stage import Prepared, prepare
+from firebolt_cdc.storage import ObjectInfo, Storage
+from firebolt_cdc.telemetry import logger
+
+PART_BYTES = 64 * 1024 * 1024
+PART_FILES = 100
+PART_FULL_LOADS = 8
+TURN_PAUSE_SECONDS = 3.0
+"""Between two looks at a turn that another worker holds."""
+OUTAGES = 5
+"""How often one part is tried when engine or network fail; whoever runs the reload again goes on from there."""
+CHUNK = 200
+
+T = TypeVar("T")
+Progress = Callable[[int, int], None]
+"""Called with how many files the new generation holds, and how many it will."""
+
+
+@dataclass(frozen=True)
+class Item:
+    """One object of the table's, and what its name says."""
+
+    file: SourceFile
+    info: ObjectInfo
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a reload would do."""
+
+    source_table: str
+    table: Table
+    current: int
+    generation: int
+    starts: datetime
+    """Last modification of the oldest file of the new full load; what is older is superseded."""
+    shadow: str
+    resumes: bool
+    """Whether an interrupted reload of the same start goes on."""
+    full: tuple[Item, ...]
+    changes: tuple[Item, ...]
+    done: frozenset[str]
+    """Applied ids that the new generation holds already."""
+    superseded: tuple[Item, ...]
+    left_out: dict[str, str]
+    """Files that failed for good, with why: they are in neither generation."""
+
+    @property
+    def items(self) -> tuple[Item, ...]:
+        """Everything that the new generation holds in the end, full load first."""
+        return (*self.full, *self.changes)
+
+    @property
+    def rest(self) -> list[Item]:
+        """What is still to be filled in."""
+        return [item for item in self.items if item.file.applied_id(self.generation) not in self.done]
+
+
+@dataclass(frozen=True)
+class Result:
+    """A reload that was swapped in."""
+
+    generation: int
+    files: int
+    rows_read: int
+    superseded: int
+
+
+def find_table(config: Config, name: str) -> tuple[str, Table]:
+    """A listed table by its source name (`schema/table`) or its target.
+
+    Raises:
+        PermanentError: it is not in the table map.
+    """
+    for source, table in config.tables.items():
+        if name in (source, table.target):
+            return source, table
+    raise PermanentError(f"{name} is neither a source table nor a target of the table map: list it first")
+
+
+class Reload:
+    """The reload of one table, by one claim."""
+
+    def __init__(self, config: Config, engine: Engine, storage: Storage, book: Ledger, deadline: Deadline) -> None:
+        self._config = config
+        self._engine = engine
+        self._storage = storage
+        self._ledger = book
+        self._deadline = deadline
+        self._applier = Applier(engine, storage, config)
+
+    def plan(self, name: str, *, everything: bool = False) -> Plan:
+        """Say what a reload would do; writes nothing.
+
+        Args:
+            name: source table or target.
+            everything: begin from all that lies in S3, not from the files of a new full load.
+
+        Raises:
+            PermanentError: the table is unknown, or there is nothing to reload from.
+        """
+        source_table, table = find_table(self._config, name)
+        current = self._current(table)
+        listed = list(self._listed(source_table, table))
+        known = self._applied(
+            "target_table = ? AND kind = ? AND generation <= ?", [table.target, Kind.FULL, current], "file_id"
+        )
+        left_out = self._failed(table)
+        full = [
+            item
+            for item in listed
+            if item.file.kind is Kind.FULL
+            and (everything or item.file.version.file_id not in known)
+            and item.file.version.file_id not in left_out
+        ]
+        starts = min((item.info.last_modified for item in (listed if everything else full)), default=None)
+        if starts is None:
+            raise PermanentError(
+                f"{table.target}: no full-load file in S3 that was not applied already, so there is nothing to reload "
+                "from; --everything begins again from all files that lie there"
+            )
+        changes = [
+            item
+            for item in listed
+            if item.file.kind is Kind.CHANGE
+            and item.info.last_modified >= starts
+            and item.file.version.file_id not in left_out
+        ]
+        generation, shadow, resumes = self._generation(table, current, starts)
+        return Plan(
+            source_table,
+            table,
+            current,
+            generation,
+            starts,
+            shadow,
+            resumes,
+            tuple(full),
+            tuple(sorted(changes, key=lambda item: item.file.stamp)),
+            frozenset(self._applied("target_table = ? AND generation = ?", [table.target, generation], "applied_id")),
+            tuple(item for item in listed if item.info.last_modified < starts),
+            {item.file.file_key: left_out[i] for item in listed if (i := item.file.version.file_id) in left_out},
+        )
+
+    def run(self, plan: Plan, *, everything: bool = False, allow_gone: bool = False, progress: Progress) -> Result:
+        """Carry a plan out. Interrupted at any place, it can be run again.
+
+        Args:
+            plan: what `plan` said; files that came meanwhile are added.
+            everything: as for `plan`.
+            allow_gone: begin the generation without changes that were applied and are no longer in S3.
+            progress: see `Progress`.
+
+        Raises:
+            PermanentError: a file cannot be applied, or changes are gone from S3; nothing was swapped.
+            TurnLostError: the lease ran out and the turn went on; nothing was swapped.
+        """
+        self._take_turn(plan)
+        try:
+            self._begin(plan)
+            while True:
+                self._fill(plan, progress)
+                latest = self.plan(plan.source_table, everything=everything)
+                if latest.generation != plan.generation:
+                    raise PermanentError(
+                        f"{plan.table.target}: the new full load began again while it was read ({latest.starts}); "
+                        "nothing was swapped, run the reload again"
+                    )
+                plan = latest
+                if not plan.rest:
+                    break
+            waiting = self._waiting(plan)
+            rows = self._swap(plan, allow_gone=allow_gone)
+        finally:
+            self._release(plan.table.target)
+        self._tell(plan, waiting)
+        return Result(plan.generation, len(plan.items), rows, len(plan.superseded))
+
+    # ------------------------------------------------------------ what there is
+
+    def _current(self, table: Table) -> int:
+        rows = self._engine.query("SELECT pipeline, generation FROM cdc_tables WHERE turn = ?", [table.target])
+        if not rows or str(rows[0][0]) != self._config.source.pipeline:
+            raise PermanentError(f"{table.target} has no turn of this pipeline: run firebolt-cdc migrate")
+        return int(rows[0][1])
+
+    def _listed(self, source_table: str, table: Table) -> Iterator[Item]:
+        for info in self._storage.listing(files.folder(self._config, source_table)):
+            try:
+                file = files.identify(self._config, info.version)
+            except PermanentError:
+                continue  # named as nothing of DMS's: its own event writes its `failed` line
+            if file.table == table:
+                yield Item(file, info)
+
+    def _applied(self, condition: str, parameters: Sequence[object], column: str) -> set[str]:
+        rows = self._engine.query(f"SELECT {column} FROM cdc_applied WHERE {condition}", parameters)
+        return {str(row[0]) for row in rows}
+
+    def _failed(self, table: Table) -> dict[str, str]:
+        rows = self._engine.query(
+            "SELECT file_id, error_message FROM cdc_processed_files WHERE turn = ? AND status = 'failed' "
+            "AND error_class IN (?, ?)",
+            [table.target, FailureClass.PERMANENT, FailureClass.GONE],
+        )
+        return {str(row[0]): str(row[1]) for row in rows}
+
+    def _generation(self, table: Table, current: int, starts: datetime) -> tuple[int, str, bool]:
+        """The generation that begins, its shadow table, and whether a reload of the same start goes on with it."""
+        rows = self._engine.query(
+            "SELECT generation, starts, settings, shadow, status FROM cdc_reloads WHERE turn = ? ORDER BY generation",
+            [table.target],
+        )
+        present = tables(self._engine)
+        for generation, began, settings, shadow, status in rows:
+            if (status, began, settings) == ("building", starts, table.model_dump_json()) and int(generation) > current:
+                holds = self._applied(
+                    "target_table = ? AND generation = ? LIMIT 1", [table.target, int(generation)], "applied_id"
+                )
+                if str(shadow) in present or not holds:
+                    return int(generation), str(shadow), True
+        generation = 1 + max([current, *(int(row[0]) for row in rows)])
+        return generation, f"{table.target}__cdc_reload_{generation}", False
+
+    # ------------------------------------------------------------ under the turn
+
+    def _take_turn(self, plan: Plan) -> None:
+        """Wait for the table's turn and take it for as long as this reload may last."""
+        while True:
+            left = self._deadline.remaining_seconds()
+            try:
+                self._ledger.take_turn(plan.table.target, plan.current, left)
+                return
+            except ConflictError:
+                if left < 2 * TURN_PAUSE_SECONDS:
+                    raise
+                time.sleep(random.uniform(0.1, TURN_PAUSE_SECONDS))
+
+    def _release(self, turn: str) -> None:
+        try:
+            self._ledger.release([turn])
+        except CdcError as error:
+            logger.error("the turn could not be given back; it ends with its lease", turn=turn, error=str(error))
+
+    def _begin(self, plan: Plan) -> None:
+        """Write the reload down, give up earlier ones of another start, and make the shadow table."""
+        target = plan.table.target
+
+        def note() -> None:
+            with self._engine.transaction() as tx:
+                turn = ledger.read_turns(tx, {target}, first=True).get(target)
+                protocol.require_turn(turn, self._ledger.claim_id, plan.current)
+                tx.execute("UPDATE cdc_tables SET version = version + 1 WHERE turn = ?", [target])
+                tx.execute(
+                    "UPDATE cdc_reloads SET status = 'abandoned', ended_at = CURRENT_TIMESTAMP "
+                    "WHERE turn = ? AND status = 'building' AND generation <> ?",
+                    [target, plan.generation],
+                )
+                if not plan.resumes:
+                    tx.execute(
+                        "INSERT INTO cdc_reloads (turn, pipeline, generation, starts, settings, shadow, status, "
+                        "began_at) VALUES (?, ?, ?, CAST(? AS TIMESTAMPTZ), ?, ?, 'building', CURRENT_TIMESTAMP)",
+                        [
+                            target,
+                            self._config.source.pipeline,
+                            plan.generation,
+                            instant(plan.starts),
+                            plan.table.model_dump_json(),
+                            plan.shadow,
+                        ],
+                    )
+                tx.commit()
+
+        self._patiently(note)
+        self._drop_shadows(target, "abandoned")
+        columns = target_columns(self._engine, target)
+        if columns:
+            self._engine.query(create_table(plan.shadow, columns, plan.table.primary_key))
+
+    def _drop_shadows(self, target: str, status: str) -> None:
+        present = tables(self._engine)
+        rows = self._engine.query("SELECT shadow FROM cdc_reloads WHERE turn = ? AND status = ?", [target, status])
+        for (shadow,) in rows:
+            if str(shadow) in present:
+                self._engine.query(f"DROP TABLE IF EXISTS {ident(str(shadow))}")
+
+    def _fill(self, plan: Plan, progress: Progress) -> None:
+        place = Place(plan.table.target, plan.table, plan.generation, plan.shadow, plan.current)
+        done = len(plan.items) - len(plan.rest)
+        progress(done, len(plan.items))
+        for part in parts(plan.rest):
+            self._load(part, place)
+            done += len(part)
+            progress(done, len(plan.items))
+
+    def _load(self, part: Sequence[Item], place: Place) -> None:
+        """Load one part into the shadow; conflicts are tried again, outages a few times."""
+        columns = target_columns(self._engine, place.destination)
+        prepared = [prepare(self._storage.open(i.info), i.file, i.info, columns) for i in part]
+
+        def load(left: Sequence[Prepared]) -> None:
+            while left:
+                try:
+                    self._applier.apply(left, columns, place, self._ledger.claim_id, release=False)
+                    return
+                except AlreadyAppliedError as error:
+                    left = [p for p in left if p.file.applied_id(place.generation) not in error.applied_ids]
+
+        try:
+            self._patiently(lambda: load(prepared))
+        except EngineRejectedError as error:
+            if len(part) == 1:
+                raise PermanentError(f"{part[0].file.version}: {error}") from error
+            half = len(part) // 2
+            self._load(part[:half], place)
+            self._load(part[half:], place)
+
+    def _patiently(self, action: Callable[[], T]) -> T:
+        """Run again after a lost race, and a few times after an outage, but not once the turn is lost."""
+        outages = 0
+        while True:
+            try:
+                return action()
+            except (TurnLostError, EngineRejectedError):
+                raise
+            except (ConflictError, TransientError) as error:
+                outages += isinstance(error, TransientError)
+                if outages > OUTAGES or self._deadline.remaining_seconds() < 2 * TURN_PAUSE_SECONDS:
+                    raise
+                time.sleep(random.uniform(0.05, 1.0))
+
+    def _waiting(self, plan: Plan) -> list[str]:
+        """Ledger rows that wait for a decision about a full load and are no part of this one (overwritten since)."""
+        part = {item.file.version.file_id for item in plan.items}
+        rows = self._engine.query(
+            "SELECT file_id FROM cdc_processed_files WHERE turn = ? AND kind = ? AND status = 'pending' "
+            "AND error_class = 'held'",
+            [plan.table.target, Kind.FULL],
+        )
+        return [str(row[0]) for row in rows if str(row[0]) not in part]
+
+    def _swap(self, plan: Plan, *, allow_gone: bool) -> int:
+        """Replace the target's rows by the shadow's and begin the generation, in one transaction; returns the rows."""
+
+        def swap() -> int:
+            try:
+                self._swap_once(plan, allow_gone=allow_gone)
+            except (TransientError, ConflictError) as error:
+                if not self._swapped(plan):
+                    raise
+                logger.warning("COMMIT had succeeded although its answer was an error", error=str(error))
+            return self._rows(plan)
+
+        return self._patiently(swap)
+
+    def _swapped(self, plan: Plan) -> bool:
+        rows = self._engine.query("SELECT generation FROM cdc_tables WHERE turn = ?", [plan.table.target])
+        return bool(rows) and int(rows[0][0]) == plan.generation
+
+    def _rows(self, plan: Plan) -> int:
+        rows = self._engine.query(
+            "SELECT COALESCE(SUM(rows_read), 0) FROM cdc_applied WHERE target_table = ? AND generation = ?",
+            [plan.table.target, plan.generation],
+        )
+        return int(rows[0][0])
+
+    def _swap_once(self, plan: Plan, *, allow_gone: bool) -> None:
+        table, load_id = plan.table, uuid.uuid4().hex
+        shadow = target_columns(self._engine, plan.shadow)
+        present = target_columns(self._engine, table.target)
+        guard = "SELECT 1 FROM cdc_tables WHERE turn = ? AND load_id = ?"
+        with self._engine.transaction() as tx:
+            turn = ledger.read_turns(tx, {table.target}, first=True).get(table.target)
+            protocol.require_turn(turn, self._ledger.claim_id, plan.current)
+            tx.execute(
+                "UPDATE cdc_tables SET version = version + 1, load_id = ?, generation = ?, order_format = ?, "
+                "generation_started_at = CAST(? AS TIMESTAMPTZ), holder = NULL, lease_until = NULL, "
+                "updated_at = CURRENT_TIMESTAMP WHERE turn = ? AND holder = ?",
+                [
+                    load_id,
+                    plan.generation,
+                    table.order.format,
+                    instant(plan.starts),
+                    table.target,
+                    self._ledger.claim_id,
+                ],
+            )
+            held = tx.execute(guard, [table.target, load_id])
+            if len(held) != 1:
+                raise ConflictError(f"{table.target}: the transaction does not see its own write of the turn")
+            self._require_complete(tx, plan, allow_gone=allow_gone)
+            if not present:
+                tx.execute(create_table(table.target, shadow, table.primary_key))
+            names = {column.name for column in present}
+            for column in shadow if present else ():
+                if column.name not in names:
+                    tx.execute(f"ALTER TABLE {ident(table.target)} ADD COLUMN {ident(column.name)} {column.type} NULL")
+            tx.execute(f"DELETE FROM {ident(table.target)} WHERE EXISTS ({guard})", [table.target, load_id])
+            columns = [column.name for column in shadow]
+            tx.execute(
+                f"INSERT INTO {ident(table.target)} ({idents(columns)}) SELECT {idents(columns, 's.')} "
+                f"FROM {ident(plan.shadow)} AS s WHERE EXISTS ({guard})",
+                [table.target, load_id],
+            )
+            tx.execute(
+                "UPDATE cdc_reloads SET status = 'done', ended_at = CURRENT_TIMESTAMP "
+                f"WHERE turn = ? AND generation = ? AND EXISTS ({guard})",
+                [table.target, plan.generation, table.target, load_id],
+            )
+            tx.commit()
+
+    def _require_complete(self, tx: Transaction, plan: Plan, *, allow_gone: bool) -> None:
+        """The new generation must hold the plan, and every change since its start that the old one holds."""
+        target = plan.table.target
+        wanted = {item.file.applied_id(plan.generation) for item in plan.items}
+        found = tx.execute(
+            "SELECT applied_id FROM cdc_applied WHERE target_table = ? AND generation = ?", [target, plan.generation]
+        )
+        if missing := wanted - {str(row[0]) for row in found}:
+            raise ConflictError(f"{target}: {len(missing)} files of the new generation are not loaded yet")
+        gone = tx.execute(
+            "SELECT o.file_key FROM cdc_applied AS o LEFT JOIN (SELECT file_id FROM cdc_applied WHERE target_table = ? "
+            "AND generation = ?) AS n ON n.file_id = o.file_id WHERE o.target_table = ? AND o.generation = ? "
+            "AND o.kind = ? AND o.file_modified_at >= CAST(? AS TIMESTAMPTZ) AND n.file_id IS NULL ORDER BY o.file_key",
+            [target, plan.generation, target, plan.current, Kind.CHANGE, instant(plan.starts)],
+        )
+        if gone and not allow_gone:
+            keys = ", ".join(str(row[0]) for row in gone[:5])
+            raise PermanentError(
+                f"{target}: {len(gone)} change files since {plan.starts} were applied and are no longer in S3 ({keys}"
+                f"{', …' if len(gone) > 5 else ''}): the new generation would lack their changes. Restore them, have "
+                "DMS reload the table once more, or accept it with --allow-gone. Nothing was swapped"
+            )
+
+    # ------------------------------------------------------------ afterwards
+
+    def _tell(self, plan: Plan, waiting: Sequence[str]) -> None:
+        """Bring the ledger up to date and drop the shadow. What fails here is no loss: the sweep and the next reload
+        do it again."""
+        try:
+            with_conflict_retries(self._deadline, lambda: self._complete(plan))
+            with_conflict_retries(self._deadline, lambda: self._add_rows(plan))
+            older = [item.file.version.file_id for item in plan.superseded]
+            why = f"superseded by the reload that began with {plan.starts}"
+            for ids in (older[i : i + CHUNK] for i in range(0, len(older), CHUNK)):
+                self._skip(ids, why)
+            self._skip(list(waiting), f"overwritten before the reload that began with {plan.starts}")
+            self._drop_shadows(plan.table.target, "done")
+        except CdcError as error:
+            logger.warning("the table is reloaded, but the ledger could not be told", error=str(error))
+
+    def _complete(self, plan: Plan) -> None:
+        self._engine.query(
+            "UPDATE cdc_processed_files SET status = 'completed', recorded_status = 'completed', error_message = NULL, "
+            "error_class = NULL, claim_id = NULL, processed_at = CURRENT_TIMESTAMP, load_id = a.load_id, "
+            "rows_read = a.rows_read, rows_upserted = a.rows_upserted, rows_deleted = a.rows_deleted, "
+            "file_modified_at = a.file_modified_at FROM cdc_applied a WHERE a.target_table = ? AND a.generation = ? "
+            "AND cdc_processed_files.file_id = a.file_id AND cdc_processed_files.status <> 'completed'",
+            [plan.table.target, plan.generation],
+        )
+
+    def _add_rows(self, plan: Plan) -> None:
+        """Ledger rows of files that nobody had claimed; under the turn, so that no claim adds the same."""
+        source, target = self._config.source, plan.table.target
+        with self._engine.transaction() as tx:
+            ledger.read_turns(tx, {target}, first=True)
+            tx.execute("UPDATE cdc_tables SET version = version + 1 WHERE turn = ?", [target])
+            tx.execute(
+                "INSERT INTO cdc_processed_files (file_key, status, processed_at, attempt_count, file_id, pipeline, "
+                "turn, bucket, object_key, etag, source_table, target_table, kind, recorded_status, alone_count, "
+                "load_id, rows_read, rows_upserted, rows_deleted, file_modified_at, first_seen_at) "
+                "SELECT a.file_key, 'completed', a.applied_at, 1, a.file_id, a.pipeline, a.target_table, ?, "
+                "? || a.file_key, a.etag, ?, a.target_table, a.kind, 'completed', 0, a.load_id, a.rows_read, "
+                "a.rows_upserted, a.rows_deleted, a.file_modified_at, a.applied_at FROM cdc_applied AS a "
+                "LEFT JOIN cdc_processed_files AS f ON f.file_id = a.file_id "
+                "WHERE a.target_table = ? AND a.generation = ? AND f.file_id IS NULL",
+                [source.bucket, source.prefix, plan.source_table, target, plan.generation],
+            )
+            tx.commit()
+
+    def _skip(self, ids: Sequence[str], why: str) -> None:
+        if ids:
+            sql = (
+                "UPDATE cdc_processed_files SET status = 'skipped', recorded_status = 'skipped', error_class = NULL, "
+                "error_message = ?, claim_id = NULL, processed_at = CURRENT_TIMESTAMP "
+                f"WHERE status <> 'completed' AND file_id IN ({marks(ids)})"
+            )
+            with_conflict_retries(self._deadline, lambda: self._engine.query(sql, [why, *ids]))
+
+
+def parts(items: Sequence[Item]) -> Iterator[list[Item]]:
+    """Cut files into parts of one transaction each: full-load files apart from changes, bounded in number and bytes."""
+    part: list[Item] = []
+    size = 0
+    for item in items:
+        full = item.file.kind is Kind.FULL
+        limit = PART_FULL_LOADS if full else PART_FILES
+        if part and (
+            part[0].file.kind is not item.file.kind or len(part) >= limit or size + item.info.size_bytes > PART_BYTES
+        ):
+            yield part
+            part, size = [], 0
+        part.append(item)
+        size += item.info.size_bytes
+    if part:
+        yield part

@@ -1,0 +1,307 @@
+"""A reload of a table by DMS: held, then carried out as a new generation, swapped in at once."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from firebolt_cdc import config as configuration
+from firebolt_cdc import engine
+from firebolt_cdc.deadline import Deadline
+from firebolt_cdc.errors import CdcError, PermanentError
+from firebolt_cdc.ledger import Ledger
+from firebolt_cdc.reload import Plan, Reload, Result
+from firebolt_cdc.storage import Storage
+from support import Pipeline, sessions, table_config
+
+LOAD = "fair/sessions/LOAD0000000{}.parquet"
+CHANGE = "fair/sessions/2024/11/24/20241124-{}.parquet"
+
+
+def full(*rows: tuple[int, str]) -> bytes:
+    return sessions(*(("I", sid, user) for sid, user in rows))
+
+
+@contextlib.contextmanager
+def at_work(pipeline: Pipeline) -> Iterator[Reload]:
+    settings = configuration.load()
+    deadline = Deadline(60.0)
+    made = engine.Engine.of(settings, deadline)
+    try:
+        ledger = Ledger(made, settings, deadline, "test", "arn:test")
+        yield Reload(settings, made, Storage(pipeline.s3, settings), ledger, deadline)
+    finally:
+        made.close()
+
+
+def planned(pipeline: Pipeline, name: str = "sessions") -> Plan:
+    with at_work(pipeline) as work:
+        return work.plan(name)
+
+
+def carry_out(pipeline: Pipeline, **how: Any) -> Result:
+    with at_work(pipeline) as work:
+        plan = work.plan("sessions", everything=how.get("everything", False))
+        return work.run(plan, progress=lambda *_: None, **how)
+
+
+def target(pipeline: Pipeline) -> list[list[object]]:
+    return pipeline.sql('SELECT "sid", "user" FROM sessions ORDER BY "sid"')
+
+
+def later() -> None:
+    """S3 keeps whole seconds."""
+    time.sleep(1.1)
+
+
+@pytest.fixture
+def reloaded(pipeline: Pipeline) -> dict[str, dict[str, Any]]:
+    """A table with a full load and changes, of which DMS then wrote another full load and more changes."""
+    events = {"load 1": pipeline.put(LOAD.format(1), full((1, "ann"), (2, "bob"), (3, "cy")))}
+    later()
+    events["change 1"] = pipeline.put(CHANGE.format("100000"), sessions(("U", 1, "ann2"), ("I", 4, "dan")))
+    assert pipeline.deliver(*events.values()) == []
+    assert target(pipeline) == [[1, "ann2"], [2, "bob"], [3, "cy"], [4, "dan"]]
+    later()
+    events["load 2"] = pipeline.put(LOAD.format(1), full((1, "ann3"), (4, "dan2"), (5, "eve")))
+    later()
+    events["change 2"] = pipeline.put(CHANGE.format("120000"), sessions(("U", 5, "eve2"), ("D", 4, None)))
+    assert pipeline.deliver(events["load 2"], events["change 2"]) == []
+    return events
+
+
+def test_a_reload_is_held_and_then_swapped_in(pipeline: Pipeline, reloaded: dict[str, dict[str, Any]]) -> None:
+    assert target(pipeline) == [[1, "ann2"], [2, "bob"], [3, "cy"], [5, "eve2"]], "the old generation goes on"
+    [held] = pipeline.sql(
+        "SELECT status, error_class, error_message FROM cdc_processed_files WHERE error_class = 'held'"
+    )
+    assert held[:2] == ["pending", "held"]
+    assert "firebolt-cdc reload sessions" in held[2]
+
+    plan = planned(pipeline, "fair/sessions")
+    assert ([i.file.file_key for i in plan.full], [i.file.file_key for i in plan.changes]) == (
+        [LOAD.format(1)],
+        [CHANGE.format("120000")],
+    )
+    assert (plan.current, plan.generation, plan.resumes) == (1, 2, False)
+    assert [i.file.file_key for i in plan.superseded] == [CHANGE.format("100000")]
+
+    result = carry_out(pipeline)
+    assert (result.generation, result.files, result.superseded) == (2, 2, 1)
+    assert target(pipeline) == [[1, "ann3"], [5, "eve2"]], "what the source no longer has is gone"
+    assert {s for s, _ in pipeline.ledger().values()} == {"completed"}
+    assert pipeline.sql("SELECT generation, holder FROM cdc_tables WHERE turn = 'sessions'") == [[2, None]]
+    assert pipeline.sql("SELECT table_name FROM information_schema.tables WHERE table_name LIKE 'sessions__%'") == []
+
+
+def test_after_a_reload_nothing_of_the_old_generation_comes_back(
+    pipeline: Pipeline, reloaded: dict[str, dict[str, Any]]
+) -> None:
+    late = pipeline.put(CHANGE.format("123000"), sessions(("I", 6, "flo")))
+    carry_out(pipeline)
+    assert target(pipeline) == [[1, "ann3"], [5, "eve2"], [6, "flo"]], "a change that nobody had announced is there too"
+    for event in (*reloaded.values(), late):
+        assert pipeline.deliver(event, event) == []
+    assert target(pipeline) == [[1, "ann3"], [5, "eve2"], [6, "flo"]]
+    assert pipeline.clean("reconcile")["reconcile"]["missing"] == 0
+    assert pipeline.clean("sweep")["sweep"]["requeued"] == 0
+    assert pipeline.sql.value("SELECT COUNT(*) FROM cdc_processed_files") == 5
+    pipeline.deliver(pipeline.put(CHANGE.format("130000"), sessions(("U", 6, "flo2"))))
+    assert target(pipeline) == [[1, "ann3"], [5, "eve2"], [6, "flo2"]]
+
+
+def test_a_change_older_than_the_reload_that_comes_after_it_is_superseded(pipeline: Pipeline) -> None:
+    old = pipeline.put(CHANGE.format("100000"), sessions(("I", 9, "stale"), ("U", 1, "stale")))
+    later()
+    pipeline.put(LOAD.format(1), full((1, "ann")))
+    carry_out(pipeline)
+    assert pipeline.deliver(old) == []
+    assert target(pipeline) == [[1, "ann"]]
+    assert pipeline.ledger()[CHANGE.format("100000")][0] == "skipped"
+    assert pipeline.clean("reconcile")["reconcile"]["missing"] == 0
+
+
+def test_a_reload_under_new_names_is_recognised(pipeline: Pipeline) -> None:
+    first = pipeline.put(LOAD.format(1), full((1, "ann"), (2, "bob")))
+    later()
+    change = pipeline.put(CHANGE.format("100000"), sessions(("U", 1, "ann2")))
+    later()
+    second = pipeline.put(LOAD.format(2), full((1, "ann3")))
+    assert pipeline.deliver(first) == []
+    assert pipeline.deliver(second) == [], "also while the change has not been loaded yet"
+    assert pipeline.ledger()[LOAD.format(2)] == ("pending", "held")
+    assert pipeline.deliver(change) == []
+    carry_out(pipeline)
+    assert target(pipeline) == [[1, "ann3"]]
+
+
+def test_the_files_of_one_full_load_are_no_reload_whenever_their_events_come(pipeline: Pipeline) -> None:
+    first, second = pipeline.put(LOAD.format(1), full((1, "ann"))), pipeline.put(LOAD.format(2), full((2, "bob")))
+    later()
+    change = pipeline.put(CHANGE.format("100000"), sessions(("U", 1, "ann2")))
+    for event in (change, second, first):
+        assert pipeline.deliver(event) == []
+    assert target(pipeline) == [[1, "ann2"], [2, "bob"]]
+
+
+def test_nothing_to_reload_from(pipeline: Pipeline) -> None:
+    pipeline.deliver(pipeline.put(LOAD.format(1), full((1, "ann"))))
+    with pytest.raises(PermanentError, match="nothing to reload from; --everything"):
+        planned(pipeline, "sessions")
+    with pytest.raises(PermanentError, match="list it first"):
+        planned(pipeline, "fair/unlisted")
+
+
+def test_everything_begins_again_and_takes_another_order(pipeline: Pipeline) -> None:
+    pipeline.deliver(pipeline.put(LOAD.format(1), full((1, "ann"), (2, "bob"))))
+    pipeline.deliver(pipeline.put(CHANGE.format("100000"), sessions(("D", 2, None))))
+    pipeline.sql('DELETE FROM sessions WHERE "sid" = 1')
+    result = carry_out(pipeline, everything=True)
+    assert (result.files, result.superseded) == (2, 0)
+    assert target(pipeline) == [[1, "ann"]]
+
+
+def test_a_target_that_was_dropped_is_made_anew_with_the_types_of_the_files(
+    pipeline: Pipeline, reloaded: dict[str, dict[str, Any]]
+) -> None:
+    pipeline.sql("ALTER TABLE sessions RENAME TO sessions_before")
+    carry_out(pipeline)
+    assert target(pipeline) == [[1, "ann3"], [5, "eve2"]]
+    columns = dict(
+        pipeline.sql("SELECT column_name, is_nullable FROM information_schema.columns WHERE table_name = 'sessions'")
+    )
+    assert columns["sid"] == "NO"
+
+
+def test_an_append_table_is_reloaded(pipeline: Pipeline) -> None:
+    pipeline.configure(tables={"fair/sessions": table_config("sessions")})
+    pipeline.migrate()
+    events = [
+        pipeline.put(LOAD.format(1), full((1, "ann"))),
+        pipeline.put(CHANGE.format("1"), sessions(("I", 2, "bob"))),
+    ]
+    pipeline.deliver(*events)
+    later()
+    pipeline.put(LOAD.format(1), full((1, "ann"), (2, "bob")))
+    pipeline.put(CHANGE.format("2"), sessions(("D", 1, None)))
+    carry_out(pipeline)
+    assert pipeline.sql('SELECT "sid", "_cdc_op" FROM sessions ORDER BY "sid", "_cdc_op"') == [
+        [1, "D"],
+        [1, "I"],
+        [2, "I"],
+    ]
+
+
+def test_a_bad_file_stops_the_reload_and_nothing_is_swapped(
+    pipeline: Pipeline, reloaded: dict[str, dict[str, Any]]
+) -> None:
+    before = target(pipeline)
+    pipeline.put(CHANGE.format("123000"), b"no Parquet")
+    with pytest.raises(PermanentError, match=r"20241124-123000.*not a readable Parquet file"):
+        carry_out(pipeline)
+    assert target(pipeline) == before
+    assert pipeline.sql.value("SELECT COUNT(*) FROM cdc_tables WHERE holder IS NOT NULL") == 0
+    pipeline.deliver(pipeline.put(CHANGE.format("123000"), b"still no Parquet"))
+    assert pipeline.ledger()[CHANGE.format("123000")] == ("failed", "permanent")
+    plan = planned(pipeline, "sessions")
+    assert (plan.resumes, list(plan.left_out)) == (True, [CHANGE.format("123000")])
+    carry_out(pipeline)
+    assert target(pipeline) == [[1, "ann3"], [5, "eve2"]]
+    assert pipeline.ledger()[CHANGE.format("123000")] == ("failed", "permanent"), "still named"
+
+
+def test_changes_that_are_gone_from_s3_forbid_the_swap(pipeline: Pipeline, reloaded: dict[str, dict[str, Any]]) -> None:
+    before = target(pipeline)
+    pipeline.s3.delete_object(Bucket=pipeline.bucket, Key=reloaded["change 2"]["detail"]["object"]["key"])
+    with pytest.raises(
+        PermanentError, match=r"1 change files since .* no longer in S3 .*20241124-120000.*--allow-gone"
+    ):
+        carry_out(pipeline)
+    assert target(pipeline) == before
+    carry_out(pipeline, allow_gone=True)
+    assert target(pipeline) == [[1, "ann3"], [4, "dan2"], [5, "eve"]]
+
+
+def test_a_second_reload_gives_up_the_first(pipeline: Pipeline, reloaded: dict[str, dict[str, Any]]) -> None:
+    pipeline.put(CHANGE.format("123000"), b"no Parquet")
+    with pytest.raises(PermanentError):
+        carry_out(pipeline)
+    later()
+    pipeline.put(LOAD.format(1), full((7, "gus")))
+    assert carry_out(pipeline).generation == 3
+    assert target(pipeline) == [[7, "gus"]]
+    assert pipeline.sql("SELECT generation, status FROM cdc_reloads ORDER BY generation") == [
+        [2, "abandoned"],
+        [3, "done"],
+    ]
+    assert pipeline.sql("SELECT table_name FROM information_schema.tables WHERE table_name LIKE 'sessions__%'") == []
+    assert ("pending", "held") not in pipeline.ledger().values(), "the overwritten full load waits for nobody"
+
+
+def test_the_table_is_not_loaded_meanwhile(
+    pipeline: Pipeline, reloaded: dict[str, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[object] = []
+    swap = Reload._swap
+
+    def watched(self: Reload, plan: Plan, **how: Any) -> int:
+        event = pipeline.put(CHANGE.format("140000"), sessions(("I", 8, "hal")))
+        assert pipeline.deliver(event) == []
+        seen.append(target(pipeline))
+        return swap(self, plan, **how)
+
+    monkeypatch.setattr(Reload, "_swap", watched)
+    carry_out(pipeline)
+    assert seen == [[[1, "ann2"], [2, "bob"], [3, "cy"], [5, "eve2"]]], "readers see the old rows until the swap"
+    assert target(pipeline) == [[1, "ann3"], [5, "eve2"]]
+    pipeline.drain()
+    assert target(pipeline) == [[1, "ann3"], [5, "eve2"], [8, "hal"]]
+
+
+class BrokenError(CdcError):
+    """What stops a reload in the test below."""
+
+
+def test_a_reload_ends_right_wherever_it_is_interrupted(
+    pipeline: Pipeline, reloaded: dict[str, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It breaks before or after every few statements; then it is run again, and goes on or has been done."""
+    real: Callable[..., Any] = engine._run
+    number, stop, after = 0, 0, False
+
+    def breaking(connection: Any, sql: str, parameters: Any, deadline: Any) -> Any:
+        nonlocal number
+        number += 1
+        if number == stop and not after:
+            raise BrokenError(f"before {sql[:40]}")
+        rows = real(connection, sql, parameters, deadline)
+        if number == stop and after:
+            raise BrokenError(f"after {sql[:40]}")
+        return rows
+
+    monkeypatch.setattr(engine, "_run", breaking)
+    carry_out(pipeline)
+    broken = []
+    for place in range(3, number, 3):
+        pipeline.put(LOAD.format(1), full((1, f"place {place}")))
+        pipeline.put(CHANGE.format(f"15{place:04}"), sessions(("I", 100 + place, "x")))
+        number, stop, after = 0, place, place % 2 == 0
+        try:
+            carry_out(pipeline)
+        except BrokenError as error:
+            broken.append(str(error))
+        stop = 0
+        pipeline.sql("UPDATE cdc_tables SET lease_until = CURRENT_TIMESTAMP - INTERVAL '1' SECOND WHERE holder <> ''")
+        if target(pipeline)[0] != [1, f"place {place}"]:
+            carry_out(pipeline)
+        assert target(pipeline)[0] == [1, f"place {place}"], broken
+        assert [100 + place, "x"] in target(pipeline), broken
+        assert pipeline.sql("SELECT applied_id FROM cdc_applied GROUP BY applied_id HAVING COUNT(*) > 1") == [], broken
+        assert pipeline.sql.value("SELECT COUNT(*) FROM cdc_tables WHERE holder IS NOT NULL") == 0, broken
+    assert len(broken) > 10
+    assert pipeline.clean("sweep")["sweep"]["requeued"] == 0
+    assert {status for status, _ in pipeline.ledger().values()} <= {"completed", "skipped"}
