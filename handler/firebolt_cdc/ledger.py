@@ -273,8 +273,8 @@ class Ledger:
         """Give files of a batch back so that the next claim tries each alone: like those of a claim that died."""
         ids = [file.version.file_id for file in files]
         self._update(
-            "UPDATE cdc_processed_files SET status = 'pending', recorded_status = 'pending', "
-            f"processed_at = CURRENT_TIMESTAMP WHERE claim_id = ? AND status = 'processing' AND file_id IN ({marks(ids)})",
+            "UPDATE cdc_processed_files SET status = 'pending', recorded_status = 'pending', processed_at = "
+            f"CURRENT_TIMESTAMP WHERE claim_id = ? AND status = 'processing' AND file_id IN ({marks(ids)})",
             [self.claim_id, *ids],
         )
 

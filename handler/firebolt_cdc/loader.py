@@ -285,8 +285,8 @@ class Worker:
             file = left[0].file
             if slow and file.kind is Kind.FULL and began >= WHOLE * self._seconds:
                 failure = PermanentError(
-                    f"{file.version}: too large for the {self._seconds:.0f} s that a load has here "
-                    f"(loader.timeout_seconds): run `firebolt-cdc load {file.file_key} --max-duration 2h --yes`; {failure}"
+                    f"{file.version}: too large for the loader's timeout ({self._seconds:.0f} s): run "
+                    f"`firebolt-cdc load {file.file_key} --max-duration 2h --yes`; {failure}"
                 )
             self._fail(file, failure)
         elif left and slow and self._time_is_short():

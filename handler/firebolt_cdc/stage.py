@@ -32,6 +32,7 @@ POSITION_DIGITS = 12
 CHANGE_SEQ_DIGITS = 38
 """AR_H_CHANGE_SEQ has 35 digits (AWS DMS guide, "Using transformation rule expressions"); padded on the left."""
 _OPS = pa.array(["I", "U", "D"])
+_DEFECT = "a defect of the loader: please report it"
 BATCH_ROWS = 16_384
 OWN_BYTES = 200
 """What OP, SEQ, FILE and a row's number take in memory, for each row."""
@@ -92,11 +93,11 @@ class Counts:
             PermanentError: it has not, by a defect of the loader. Nothing of the file may be applied.
         """
         found = self.rows_staged + self.rows_collapsed + self.rows_dropped
-        if found != self.rows_read:
+        if found != self.rows_read or self.rows_collapsed < 0:
             raise PermanentError(
                 f"{name}: its footer says {self.rows_read} rows, but {self.rows_upserted} to upsert, "
                 f"{self.rows_deleted} to delete, {self.rows_collapsed} superseded in the load and {self.rows_dropped} "
-                f"dropped are {found}; nothing was applied (a defect of the loader: please report it)"
+                f"dropped are {found}; nothing was applied ({_DEFECT})"
             )
 
 
@@ -145,10 +146,9 @@ def prepare(reader: ObjectReader, file: SourceFile, info: ObjectInfo, target: Se
     except (pa.ArrowException, OSError) as error:
         raise PermanentError(f"{name}: damaged Parquet file ({info.size_bytes} bytes): {error}") from error
     changes = _changes(name, rows, file, info, plan, op)
-    kept = _kept(changes, table)
+    kept, dropped = _kept(changes, table)
     if file.kind is Kind.FULL and table.mode is Mode.MERGE:
         _require_distinct(name, kept, table.primary_key)
-    dropped = changes.num_rows - kept.num_rows
     return Prepared(file, info, plan, parquet.metadata.num_rows, kept, {}, dropped)
 
 
@@ -165,8 +165,9 @@ def stage(files: Sequence[Prepared], table: Table) -> tuple[bytes, dict[str, Cou
     """
     rows = pa.concat_tables([f.rows for f in files if f.rows is not None], promote_options="default")
     before = _rows_by_file(rows)
+    superseded = 0
     if table.mode is Mode.MERGE:
-        rows = _last_per_key(rows, table.primary_key)
+        rows, superseded = _last_per_key(rows, table.primary_key)
     after = _rows_by_file(rows)
     deletes = _rows_by_file(rows.filter(pc.equal(rows[OP], "D")))
     counts = {}
@@ -176,6 +177,11 @@ def stage(files: Sequence[Prepared], table: Table) -> tuple[bytes, dict[str, Cou
         collapsed = before.get(id_, 0) - left
         counts[id_] = Counts(f.rows_read, left - deleted, deleted, collapsed, f.rows_dropped)
         counts[id_].require_balance(str(f.file.version))
+    if sum(c.rows_collapsed for c in counts.values()) != superseded:
+        raise PermanentError(
+            f"{files[0].file.version}: {superseded} rows have a later one of the same key in the load, but "
+            f"{sum(before.values()) - rows.num_rows} were left out; nothing was applied ({_DEFECT})"
+        )
     if table.mode is Mode.MERGE:
         rows = rows.drop_columns([FILE])
     else:
@@ -213,11 +219,12 @@ def _changes(
     return pa.table(columns)
 
 
-def _kept(rows: pa.Table, table: Table) -> pa.Table:
-    """The rows that do something: on a merge table that ignores deletes, all others."""
+def _kept(rows: pa.Table, table: Table) -> tuple[pa.Table, int]:
+    """The rows that do something, and how many do not: on a merge table that ignores them, the deletes."""
     if table.deletes is not Deletes.IGNORE or table.mode is not Mode.MERGE:
-        return rows
-    return rows.filter(pc.not_equal(rows[OP], "D"))
+        return rows, 0
+    deletes = pc.equal(rows[OP], "D")
+    return rows.filter(pc.invert(deletes)), pc.sum(deletes).as_py() or 0
 
 
 def _rows_by_file(rows: pa.Table) -> dict[str, int]:
@@ -318,12 +325,12 @@ def _timestamps(name: str, column: str, values: pa.Array) -> pa.Array:
     return pc.utf8_lpad(micros.cast(pa.string()), 20, "0")
 
 
-def _last_per_key(rows: pa.Table, key: Sequence[str]) -> pa.Table:
-    """The row with the greatest sequence for each key."""
+def _last_per_key(rows: pa.Table, key: Sequence[str]) -> tuple[pa.Table, int]:
+    """The row with the greatest sequence for each key, and how many others there are."""
     numbered = rows.append_column("#", pa.array(range(rows.num_rows), pa.int64()))
     ordered = numbered.select([*key, SEQ, "#"]).sort_by(SEQ)
     last = ordered.group_by(list(key), use_threads=False).aggregate([("#", "last")])
-    return rows.take(last["#_last"].combine_chunks().sort())
+    return rows.take(last["#_last"].combine_chunks().sort()), rows.num_rows - last.num_rows
 
 
 def _needs_conversion(found: pa.Schema) -> bool:
