@@ -63,6 +63,9 @@ chaos: .venv/stamp ## The long campaign: model, wire, whole stack, an hour or mo
 	done; \
 	test -z "$$broken" || { echo "a promise was broken, or the campaign failed, in:$$broken" >&2; exit 1; }
 
+bench: .venv/stamp ## Peak memory of a loader with a 1 GB file and with many changes, beside small ones (minutes)
+	@PYTHONPATH=handler:examples/local:tests .venv/bin/python -m bench.memory
+
 lint: .venv/stamp .venv-lint/stamp ## Formatting, types, Terraform validation, checkov
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
@@ -105,4 +108,4 @@ clean: ## Stop the local stack, remove every built and downloaded file
 	@.venv-lint/bin/python -m pip install -qq --disable-pip-version-check --require-hashes -r requirements/lint.txt
 	@touch $@
 
-.PHONY: help demo up down test test-here test-unit test-standin test-protocol test-local test-terraform chaos lint format package lock clean
+.PHONY: help demo up down test test-here test-unit test-standin test-protocol test-local test-terraform chaos bench lint format package lock clean

@@ -25,16 +25,34 @@ from datetime import UTC, datetime
 from firebolt_cdc import ledger, protocol, schema
 from firebolt_cdc.config import Config, Deletes, MissingTable, Mode, Table
 from firebolt_cdc.engine import Engine, Transaction
-from firebolt_cdc.errors import CdcError, ConflictError, PermanentError, TransientError, TurnLostError
-from firebolt_cdc.files import Kind, SourceFile, file_rank
+from firebolt_cdc.errors import (
+    CdcError,
+    ConflictError,
+    PermanentError,
+    TimedOutError,
+    TooSlowError,
+    TransientError,
+    TurnLostError,
+    redact,
+)
+from firebolt_cdc.files import FileVersion, Kind, SourceFile, file_rank
 from firebolt_cdc.schema import DELETED, FILE, OP, SEQ, Column
 from firebolt_cdc.sql import ident, idents, marks
-from firebolt_cdc.stage import Counts, Prepared, stage
+from firebolt_cdc.stage import Counts, Prepared, doubled_key, stage
 from firebolt_cdc.storage import Storage
 from firebolt_cdc.telemetry import logger
 
+PART_FILES = 100
+"""Change files of one transaction, as many of them as have room in memory together (`stage.room_bytes`)."""
+PART_FULL_LOADS = 8
+"""Full-load files of one transaction, each a few statements of its own (Firebolt allows 100 statements)."""
+PART_FULL_BYTES = 256 * 1024 * 1024
+"""Full-load files of one transaction, by their size in S3: of several large ones each has the time for itself."""
 _GLOB = re.compile(r"[*?\[\]{}\\'\"\x00-\x1f]")
 """Characters of a key that READ_PARQUET's PATTERN or URL could read as a glob, or that need quoting."""
+
+ANSWER_SECONDS = 10.0
+"""Kept back from the statements that apply rows, to learn afterwards whether the engine answers at all."""
 
 
 class AlreadyAppliedError(ConflictError):
@@ -86,10 +104,25 @@ class Loaded:
     load_id: str
     counts: dict[str, Counts]
     """By file id, of the staged files."""
+    changes: tuple[TargetChange, ...]
+    """What was done to the target so that its rows could be applied."""
 
     def of(self, file: Prepared) -> Counts:
-        """What one file did; the engine read a full-load file itself, and whole."""
-        return self.counts.get(file.file.version.file_id, Counts(file.rows_read, file.rows_read, 0))
+        """What one file did."""
+        return counts_of(file, self.counts)
+
+
+@dataclass(frozen=True)
+class TargetChange:
+    """A statement that changes the target: it is created (no column), or given a column."""
+
+    ddl: str
+    column: Column | None = None
+
+
+def counts_of(file: Prepared, staged: dict[str, Counts]) -> Counts:
+    """What one file of a part did; the engine reads a full-load file itself, and whole."""
+    return staged.get(file.file.version.file_id, Counts(file.rows_read, file.rows_read, 0))
 
 
 def needs_copy(file: SourceFile) -> bool:
@@ -128,9 +161,11 @@ class Applier:
 
         Raises:
             As `load`, of which an error at COMMIT here means that nothing was written.
+            TooSlowError: the time was up before the rows were applied, and the engine answered after that.
         """
         load_id = uuid.uuid4().hex
         counts: dict[str, Counts] = {}
+        ddl: tuple[TargetChange, ...] = ()
         staged: list[str] = []
         try:
             staged_key = None
@@ -142,8 +177,9 @@ class Applier:
             for number, p in enumerate(p for p in prepared if p.rows is None and needs_copy(p.file)):
                 copies[p.file.version.file_id] = self._storage.stage_copy(p.file.version, f"{load_id}-{number}.parquet")
                 staged.append(copies[p.file.version.file_id])
-            rows = sum(c.rows_upserted + c.rows_deleted for c in counts.values())
+            rows = sum(c.rows_staged for c in counts.values())
             part = Part(place, tuple(prepared), tuple(columns), staged_key, rows, counts, copies)
+            ddl = target_changes(part)
             self.load(part, claim_id, load_id, release=release)
         except (TransientError, ConflictError) as error:
             if isinstance(error, (TurnLostError, AlreadyAppliedError)) or not self._committed(load_id):
@@ -151,7 +187,7 @@ class Applier:
             logger.warning("COMMIT had succeeded although its answer was an error", load_id=load_id, error=str(error))
         finally:
             self._unstage(staged)
-        return Loaded(load_id, counts)
+        return Loaded(load_id, counts, ddl)
 
     def _committed(self, load_id: str) -> bool:
         return bool(self._engine.query("SELECT applied_id FROM cdc_applied WHERE load_id = ?", [load_id]))
@@ -190,17 +226,28 @@ class Applier:
             self._require_unapplied(tx, part)
             self._require_guard(tx, part.place.turn, load_id)
             self._prepare_target(tx, part)
-            for file in part.files:
-                if file.rows is None:
-                    self._apply_full(tx, part, file, load_id)
-            if part.staged_key is not None:
-                self._apply_changes(tx, part, part.staged_key, load_id)
+            before = self._rows_before(tx, part)
+            with tx.keeping_back(ANSWER_SECONDS):
+                self._apply_rows(tx, part, load_id)
+            self._require_inserted(tx, part, before)
             self._record(tx, part, load_id)
             for file in part.files:
                 if file.rows is None:
                     version = file.file.version
                     self._storage.look_up(version.bucket, version.key, version.etag)
             tx.commit()
+
+    def _apply_rows(self, tx: Transaction, part: Part, load_id: str) -> None:
+        try:
+            for file in part.files:
+                if file.rows is None:
+                    self._apply_full(tx, part, file, load_id)
+            if part.staged_key is not None:
+                self._apply_changes(tx, part, part.staged_key, load_id)
+        except TimedOutError as error:
+            raise TooSlowError(
+                f"{part.place.table.target}: the engine did not apply the rows in time ({error})"
+            ) from error
 
     def _require_unapplied(self, tx: Transaction, part: Part) -> None:
         if not self._config.deduplication_enabled:
@@ -214,13 +261,43 @@ class Applier:
         if int(rows[0][0]) != 1:
             raise ConflictError(f"{turn}: the transaction does not see its own write of the turn; nothing was applied")
 
-    def _require_rows(self, tx: Transaction, reading: tuple[str, list[object]], rows: int, name: str) -> None:
-        """The engine must read as many rows as the file has: a LOCATION that points elsewhere would apply nothing."""
-        found = int(tx.execute(f"SELECT COUNT(*) FROM {reading[0]} AS p", reading[1])[0][0])
+    def _require_rows(
+        self, tx: Transaction, reading: tuple[str, list[object]], rows: int, name: str, source: FileVersion | None
+    ) -> None:
+        """The engine must read as many rows as the file has: a LOCATION that points elsewhere would apply nothing.
+
+        Raises:
+            GoneError: it does not, because the object `source` was deleted or overwritten meanwhile.
+            PermanentError: it does not.
+        """
+        found = _count(tx, reading[0], reading[1])
         if found != rows:
+            if source is not None:
+                self._storage.look_up(source.bucket, source.key, source.etag)
             raise PermanentError(
                 f"{name}: the engine reads {found} rows where the file has {rows}; does the LOCATION's URL end with "
                 "the source prefix (or the staging prefix)? Nothing was applied"
+            )
+
+    def _rows_before(self, tx: Transaction, part: Part) -> int | None:
+        return _count(tx, ident(part.place.destination)) if part.place.table.mode is Mode.APPEND else None
+
+    def _require_inserted(self, tx: Transaction, part: Part, before: int | None) -> None:
+        """An append table has grown by the rows of the files; nobody else's rows are in this transaction's snapshot.
+
+        The whole table is counted, which a columnar engine does without reading a column, not the rows of the files by
+        `_cdc_file`, of which an earlier version may be there. How many rows a MERGE touches depends on their sequence.
+
+        Raises:
+            TransientError: it has not. Nothing was written.
+        """
+        if before is None:
+            return
+        rows = part.staged_rows + sum(f.rows_read for f in part.files if f.rows is None)
+        found = _count(tx, ident(part.place.destination)) - before
+        if found != rows:
+            raise TransientError(
+                f"{part.place.table.target}: the engine inserted {found} rows, the files have {rows}; nothing was applied"
             )
 
     def _prepare_target(self, tx: Transaction, part: Part) -> None:
@@ -230,28 +307,44 @@ class Applier:
     def _apply_full(self, tx: Transaction, part: Part, file: Prepared, load_id: str) -> None:
         copy = part.copies.get(file.file.version.file_id)
         reading = parquet(self._config, staged=copy) if copy else parquet(self._config, source=file.file.version.key)
-        columns = [(source, column) for source, column in file.plan.mapped.items()]
-        values = ", ".join(
-            (
+        values = {
+            column.name: (
                 f"p.{ident(source)}"
                 if file.source_types[source] == schema.canonical(column.type)
                 else f"CAST(p.{ident(source)} AS {column.type})"
             )
             + f" AS {ident(column.name)}"
-            for source, column in columns
-        )
-        names = [column.name for _, column in columns]
+            for source, column in file.plan.mapped.items()
+        }
         rank = file_rank(file.file, file.info.last_modified)
-        selected = f"SELECT {values}, 'I' AS {ident(OP)}, ? AS {ident(SEQ)}, ? AS {ident(FILE)} FROM {reading[0]} AS p"
+        selected = (
+            f"SELECT {', '.join(values.values())}, 'I' AS {ident(OP)}, ? AS {ident(SEQ)}, ? AS {ident(FILE)} "
+            f"FROM {reading[0]} AS p"
+        )
         parameters = [rank, file.file.file_key, *reading[1]]
-        self._require_rows(tx, reading, file.rows_read, str(file.file.version))
-        tx.execute(*self._statement(part, names, selected, parameters, load_id))
+        self._require_rows(tx, reading, file.rows_read, str(file.file.version), file.file.version)
+        if part.place.table.mode is Mode.MERGE:
+            self._require_distinct(tx, part.place.table.primary_key, values, reading, str(file.file.version))
+        tx.execute(*self._statement(part, list(values), selected, parameters, load_id))
+
+    def _require_distinct(
+        self, tx: Transaction, key: Sequence[str], values: dict[str, str], reading: tuple[str, list[object]], name: str
+    ) -> None:
+        """No two rows of a full load share a key: there is no order between them, and MERGE would take either."""
+        keys = ", ".join(values[column] for column in key)
+        doubled = tx.execute(
+            f"SELECT {idents(key, 'k.')}, COUNT(*) FROM (SELECT {keys} FROM {reading[0]} AS p) AS k "
+            f"GROUP BY {idents(key, 'k.')} HAVING COUNT(*) > 1 LIMIT 1",
+            reading[1],
+        )
+        for row in doubled:
+            raise doubled_key(name, dict(zip(key, row, strict=False)), int(row[-1]))
 
     def _apply_changes(self, tx: Transaction, part: Part, staged_key: str, load_id: str) -> None:
         names = list(dict.fromkeys(c.name for f in part.files if f.rows is not None for c in f.plan.mapped.values()))
         extra = [OP, SEQ] + ([FILE] if part.place.table.mode is Mode.APPEND else [])
         reading, where = parquet(self._config, staged=staged_key)
-        self._require_rows(tx, (reading, where), part.staged_rows, f"the staged file {staged_key}")
+        self._require_rows(tx, (reading, where), part.staged_rows, f"the staged file {staged_key}", None)
         selected = f"SELECT {idents([*names, *extra], 'p.')} FROM {reading} AS p"
         absent = [c.name for c in part.columns if c.nullable and c.name not in names and c.name not in schema.RESERVED]
         tx.execute(*self._statement(part, names, selected, where, load_id, absent))
@@ -297,9 +390,9 @@ class Applier:
     def _record(self, tx: Transaction, part: Part, load_id: str) -> None:
         """Insert the lines of `cdc_applied`, under the same condition as the rows that they speak of."""
         values: list[object] = []
-        for f in part.files:
+        for f, said in zip(part.files, schema_changes(part), strict=True):
             version = f.file.version
-            counts = part.counts.get(version.file_id, Counts(f.rows_read, f.rows_read, 0))
+            counts = counts_of(f, part.counts)
             values += [
                 f.file.applied_id(part.place.generation),
                 version.file_id,
@@ -311,14 +404,22 @@ class Applier:
                 counts.rows_read,
                 counts.rows_upserted,
                 counts.rows_deleted,
+                counts.rows_collapsed,
+                counts.rows_dropped,
+                said,
             ]
-        names = "applied_id, file_id, key_id, file_key, etag, kind, modified, rows_read, rows_upserted, rows_deleted"
-        row = f"({marks(range(10))})"
+        names = (
+            "applied_id, file_id, key_id, file_key, etag, kind, modified, rows_read, rows_upserted, rows_deleted, "
+            "rows_collapsed, rows_dropped, schema_change"
+        )
+        row = f"({marks(range(len(values) // len(part.files)))})"
         tx.execute(
             "INSERT INTO cdc_applied (applied_id, file_id, key_id, file_key, etag, kind, file_modified_at, rows_read, "
-            "rows_upserted, rows_deleted, pipeline, target_table, generation, load_id, applied_at) "
+            "rows_upserted, rows_deleted, rows_collapsed, rows_dropped, schema_change, "
+            "pipeline, target_table, generation, load_id, applied_at) "
             "SELECT v.applied_id, v.file_id, v.key_id, v.file_key, v.etag, v.kind, CAST(v.modified AS TIMESTAMPTZ), "
-            "v.rows_read, v.rows_upserted, v.rows_deleted, ?, ?, ?, ?, CURRENT_TIMESTAMP "
+            "v.rows_read, v.rows_upserted, v.rows_deleted, v.rows_collapsed, v.rows_dropped, "
+            "NULLIF(v.schema_change, ''), ?, ?, ?, ?, CURRENT_TIMESTAMP "
             f"FROM (VALUES {', '.join([row] * len(part.files))}) AS v ({names}) WHERE EXISTS ({_GUARD})",
             [
                 self._config.source.pipeline,
@@ -330,6 +431,10 @@ class Applier:
                 load_id,
             ],
         )
+
+
+def _count(tx: Transaction, what: str, parameters: Sequence[object] = ()) -> int:
+    return int(tx.execute(f"SELECT COUNT(*) FROM {what} AS p", parameters)[0][0])
 
 
 _GUARD = "SELECT 1 FROM cdc_tables WHERE turn = ? AND load_id = ?"
@@ -349,7 +454,31 @@ def parquet(config: Config, *, staged: str | None = None, source: str | None = N
 
 def target_ddl(part: Part) -> list[str]:
     """What must be done to the target before its rows can be applied."""
+    return [change.ddl for change in target_changes(part)]
+
+
+def target_changes(part: Part) -> tuple[TargetChange, ...]:
+    """The same, with the columns that are added to a target that exists."""
     table = part.place.table
+    own = [Column(SEQ, "TEXT")]
+    if table.mode is Mode.APPEND:
+        own += [Column(OP, "TEXT"), Column(FILE, "TEXT")]
+    elif table.deletes is Deletes.SOFT:
+        own.append(Column(DELETED, "BOOLEAN"))
+    wanted = [*_added(part).values(), *own]
+    if not part.columns:
+        if table.missing_table is MissingTable.FAIL and part.place.shadow is None:
+            raise PermanentError(
+                f"{part.files[0].file.version}: the table {table.target} does not exist and "
+                "missing_table is fail; create it, then run `firebolt-cdc retry`"
+            )
+        columns = [Column(c.name, c.type, c.name not in table.primary_key) for c in wanted]
+        return (TargetChange(create_table(part.place.destination, columns, table.primary_key)),)
+    present = {column.name for column in part.columns}
+    return tuple(TargetChange(schema.add_column(part.place.destination, c), c) for c in wanted if c.name not in present)
+
+
+def _added(part: Part) -> dict[str, Column]:
     added: dict[str, Column] = {}
     for f in part.files:
         for column in f.plan.added:
@@ -359,25 +488,27 @@ def target_ddl(part: Part) -> list[str]:
                     f"{f.file.version}: the new column {column.name!r} is {column.type} here and "
                     f"{other.type} in another file of the batch"
                 )
-    own = [Column(SEQ, "TEXT")]
-    if table.mode is Mode.APPEND:
-        own += [Column(OP, "TEXT"), Column(FILE, "TEXT")]
-    elif table.deletes is Deletes.SOFT:
-        own.append(Column(DELETED, "BOOLEAN"))
-    if not part.columns:
-        if table.missing_table is MissingTable.FAIL and part.place.shadow is None:
-            raise PermanentError(
-                f"{part.files[0].file.version}: the table {table.target} does not exist and "
-                "missing_table is fail; create it, then run `firebolt-cdc retry`"
-            )
-        columns = [Column(c.name, c.type, c.name not in table.primary_key) for c in [*added.values(), *own]]
-        return [create_table(part.place.destination, columns, table.primary_key)]
-    present = {column.name for column in part.columns}
-    return [
-        f"ALTER TABLE {ident(part.place.destination)} ADD COLUMN IF NOT EXISTS {ident(c.name)} {c.type} NULL"
-        for c in [*added.values(), *own]
-        if c.name not in present
-    ]
+    return added
+
+
+def schema_changes(part: Part) -> list[str]:
+    """For each file what differed from the target and what was done; empty where nothing did.
+
+    What no file asked for (the table itself, columns of our own) is said of the part's first.
+    """
+    columns = [column.name for column in part.columns] + [*_added(part)]
+    result = []
+    for f in part.files:
+        full = f.file.kind is Kind.FULL
+        result.append(
+            schema.differences(f.plan, part.place.table.target, columns, created=not part.columns, inserts_only=full)
+        )
+    result[0] = [
+        f"created the table ({change.ddl})" if change.column is None else schema.said_added(change.column, change.ddl)
+        for change in target_changes(part)
+        if change.column is None or change.column.name in schema.RESERVED
+    ] + result[0]
+    return [redact("; ".join(said), schema.CHANGE_LENGTH) for said in result]
 
 
 def create_table(name: str, columns: Sequence[Column], primary_key: Sequence[str]) -> str:

@@ -25,17 +25,19 @@ from rich.progress import Progress
 from rich.table import Table
 
 from firebolt_cdc import config as configuration
-from firebolt_cdc import migrations
+from firebolt_cdc import direct, migrations, telemetry
 from firebolt_cdc.config import Config
 from firebolt_cdc.deadline import Deadline
 from firebolt_cdc.engine import Engine
 from firebolt_cdc.errors import AWS_ERRORS, CdcError, PermanentError, TransientError, aws_error
 from firebolt_cdc.events import Origin
-from firebolt_cdc.ledger import Ledger, with_conflict_retries
+from firebolt_cdc.files import file_key as key_of
+from firebolt_cdc.ledger import with_conflict_retries
+from firebolt_cdc.loader import Ending
 from firebolt_cdc.queues import Queues
 from firebolt_cdc.reload import Plan, Reload
 from firebolt_cdc.sql import marks
-from firebolt_cdc.storage import Storage
+from firebolt_cdc.storage import ObjectInfo, Storage
 
 COMMAND_SECONDS = 300.0
 ALIAS = "PROD"
@@ -123,6 +125,14 @@ _STATUS: dict[str, tuple[str, tuple[str, ...], str]] = {
         "COUNT(CASE WHEN status = 'failed' THEN 1 END) FROM cdc_processed_files WHERE pipeline = ? "
         "AND processed_at >= CURRENT_TIMESTAMP - INTERVAL '7' DAY GROUP BY DATE(processed_at) ORDER BY day DESC",
     ),
+    "schema_changes": (
+        "Schema changes, the last 7 days",
+        ("table", "files", "failed", "newest", "change"),
+        "SELECT target_table, COUNT(*), COUNT(CASE WHEN status = 'failed' THEN 1 END), MAX(processed_at), "
+        "schema_change FROM cdc_processed_files WHERE pipeline = ? AND schema_change IS NOT NULL "
+        "AND processed_at >= CURRENT_TIMESTAMP - INTERVAL '7' DAY GROUP BY target_table, schema_change "
+        "ORDER BY MAX(processed_at) DESC LIMIT 50",
+    ),
     "duplicates": (
         "Duplicate deliveries prevented, the last 7 days",
         ("day", "deliveries", "files"),
@@ -146,7 +156,7 @@ _STATUS: dict[str, tuple[str, tuple[str, ...], str]] = {
 
 @app.command()
 def status(function: FunctionOption, as_json: JsonOption = False) -> None:
-    """Files by status, loads of today and of 7 days, duplicates prevented, turns held, failures with their reason."""
+    """Files by status, loads, schema changes, duplicates prevented, turns held, failures with their reason."""
     pipeline = _pipeline(function)
     answers = {
         name: pipeline.engine.query(sql, [pipeline.config.source.pipeline]) for name, (_, _, sql) in _STATUS.items()
@@ -229,9 +239,7 @@ def reload(
     allow_gone: Annotated[
         bool, typer.Option("--allow-gone", help="Go on although changes that were applied are no longer in S3.")
     ] = False,
-    max_minutes: Annotated[
-        int, typer.Option("--max-minutes", help="How long it may last; the table waits for that long at most.")
-    ] = 60,
+    max_duration: Annotated[str, typer.Option(help="How long it may take, and hold the table: 30m, 2h.")] = "1h",
     yes: Annotated[bool, typer.Option("--yes", help="Do it; without, only show what would be done.")] = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -239,10 +247,10 @@ def reload(
 
     Readers see the old rows until the new ones replace them all at once. Interrupted, it goes on where it stopped.
     """
-    pipeline = _pipeline(function, max_minutes * 60.0)
-    book = Ledger(pipeline.engine, pipeline.config, pipeline.deadline, f"cli-{os.getpid()}", f"{function}:reload")
-    storage = Storage(boto3.client("s3"), pipeline.config)
-    work = Reload(pipeline.config, pipeline.engine, storage, book, pipeline.deadline)
+    telemetry.beside_the_terminal()
+    here = direct.OwnMachine(direct.duration_seconds(max_duration), invoked_function_arn="firebolt-cdc reload")
+    pipeline = _pipeline(function, here.seconds)
+    work = Reload.of(pipeline.config, pipeline.engine, pipeline.deadline, here)
     plan = work.plan(table, everything=everything)
     if not as_json:
         _print_plan(plan)
@@ -273,11 +281,7 @@ def reload(
 def _print_plan(plan: Plan) -> None:
     rows = [(name, str(value)) for name, value in _described(plan).items() if name != "left_out"]
     _print(rows, f"Reload of {plan.source_table}", ("", ""))
-    _print(
-        list(plan.left_out.items()),
-        "Left out, because they failed for good (retry them first, if they matter)",
-        ("file", "why"),
-    )
+    _print(list(plan.left_out.items()), "Left out: failed for good (retry them first, if they matter)", ("file", "why"))
 
 
 def _described(plan: Plan) -> dict[str, Any]:
@@ -293,6 +297,69 @@ def _described(plan: Plan) -> dict[str, Any]:
         "superseded_files": len(plan.superseded),
         "left_out": plan.left_out,
     }
+
+
+@app.command()
+def load(
+    function: FunctionOption,
+    file: Annotated[list[str], typer.Argument(help="file_key or s3:// URL of each file.")],
+    max_duration: Annotated[str, typer.Option(help="How long it may take, and hold the table: 30m, 2h.")] = "1h",
+    yes: Annotated[bool, typer.Option("--yes", help="Do it; without, only show what would be done.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Load files from this machine, with its time and memory: what is too large for Lambda. A dry run unless --yes.
+
+    Needs what the loader's role may do: read the source, write the staging area, read the secret.
+    """
+    seconds = direct.duration_seconds(max_duration)
+    telemetry.beside_the_terminal()
+    pipeline = _pipeline(function)
+    storage = Storage(boto3.client("s3"), pipeline.config)
+    objects = [direct.look_up(pipeline.config, storage, name) for name in file]
+    if not yes:
+        _show_load(pipeline, objects, as_json)
+        return
+    outcomes = direct.load(pipeline.config, objects, seconds)
+    if as_json:
+        console.print_json(
+            json.dumps(
+                [
+                    {
+                        "file": o.file_key,
+                        "ending": o.ending,
+                        "reason": o.reason,
+                        **(asdict(o.counts) if o.counts else {}),
+                    }
+                    for o in outcomes
+                ]
+            )
+        )
+    else:
+        _print(
+            [(o.file_key, o.ending, o.counts.rows_read if o.counts else None, o.reason) for o in outcomes],
+            "Loaded from here",
+            ("file", "ending", "rows", "reason"),
+        )
+    if not all(o.ending in (Ending.LOADED, Ending.DUPLICATE) for o in outcomes):
+        raise typer.Exit(1)
+
+
+def _show_load(pipeline: Pipeline, objects: Sequence[ObjectInfo], as_json: bool) -> None:
+    ids = [info.version.file_id for info in objects]
+    known = pipeline.engine.query(
+        f"SELECT file_id, status, error_message FROM cdc_processed_files WHERE file_id IN ({marks(ids)})", ids
+    )
+    found = {str(row[0]): (str(row[1]), row[2]) for row in known}
+    rows = [
+        (key_of(pipeline.config, info.version.key), info.size_bytes, *found.get(info.version.file_id, ("new", None)))
+        for info in objects
+    ]
+    columns = ("file", "bytes", "status", "message")
+    if as_json:
+        console.print_json(json.dumps({"would_load": [dict(zip(columns, row, strict=True)) for row in rows]}))
+        return
+    _print(rows, "Would be loaded from here", columns)
+    console.print("Nothing was changed; add --yes to load.")
 
 
 @app.command()

@@ -12,6 +12,7 @@ class LambdaContext(Protocol):
     function_name: str
     invoked_function_arn: str
     aws_request_id: str
+    memory_limit_in_mb: int | str
 
     def get_remaining_time_in_millis(self) -> int:
         """Milliseconds until Lambda ends the process."""

@@ -51,10 +51,21 @@ class TransientError(CdcError):
     """Did not work this time; the same attempt may work later."""
 
 
+class TimedOutError(TransientError):
+    """A statement was cut off at its time limit: it is slow, or the engine does not answer."""
+
+
 class EngineRejectedError(TransientError):
     """The engine answered the statement with an error that is neither a conflict nor an outage.
 
     Of a batch, any file may be the cause: it is split at once.
+    """
+
+
+class TooSlowError(EngineRejectedError):
+    """The statements that apply rows were cut off at the end of the invocation, and the engine answered after that.
+
+    So it is no outage: the rows are too many for the time, or the engine is too busy.
     """
 
 
@@ -86,6 +97,17 @@ class PermanentError(CdcError):
 
 class SupersededError(PermanentError):
     """The file is older than the full load with which its table's present generation began: nothing is to be done."""
+
+
+class DriftError(PermanentError):
+    """The file's columns do not fit its target's, and no policy says to change the target.
+
+    `change` says the same as the message, for the ledger: columns, types, and the DDL that would help.
+    """
+
+    def __init__(self, file: str, table: str, column: str, change: str, ddl: str | None) -> None:
+        super().__init__(f"{file}: {change}; then run `firebolt-cdc retry`")
+        self.table, self.column, self.change, self.ddl = table, column, change, ddl
 
 
 class GoneError(CdcError):
@@ -124,7 +146,9 @@ def engine_error(error: Exception, doing: str) -> CdcError:
     text = f"{doing}: {_readable(error)}"
     if isinstance(error, (AuthenticationError, AuthorizationError, ConfigurationError)):
         return TransientError(f"{text} (check the Firebolt credentials in Secrets Manager and the account)")
-    if isinstance(error, (httpx.HTTPError, QueryTimeoutError, TimeoutError, OSError)):
+    if isinstance(error, QueryTimeoutError):
+        return TimedOutError(text)
+    if isinstance(error, (httpx.HTTPError, TimeoutError, OSError)):
         return TransientError(text)
     message = str(error)
     if _CONFLICT.search(message) or _SINGLE_WRITER.search(message):

@@ -312,6 +312,15 @@ class Ledger:
             )
             tx.commit()
 
+    def set_apart(self, files: Sequence[SourceFile]) -> None:
+        """Give files of a batch back so that the next claim tries each alone: like those of a claim that died."""
+        ids = [file.version.file_id for file in files]
+        self._update(
+            "UPDATE cdc_processed_files SET status = 'pending', recorded_status = 'pending', processed_at = "
+            f"CURRENT_TIMESTAMP WHERE claim_id = ? AND status = 'processing' AND file_id IN ({marks(ids)})",
+            [self.claim_id, *ids],
+        )
+
     def mend(self, files: Sequence[SourceFile]) -> None:
         """Mark `completed` what was found applied."""
         self._update(*_mend([file.version.file_id for file in files]))
@@ -322,12 +331,13 @@ class Ledger:
             "UPDATE cdc_processed_files SET status = 'completed', recorded_status = 'completed', error_message = NULL, "
             "error_class = NULL, claim_id = NULL, processed_at = CURRENT_TIMESTAMP, load_id = a.load_id, "
             "rows_read = a.rows_read, rows_upserted = a.rows_upserted, rows_deleted = a.rows_deleted, "
+            "rows_collapsed = a.rows_collapsed, rows_dropped = a.rows_dropped, schema_change = a.schema_change, "
             "file_modified_at = a.file_modified_at "
             "FROM cdc_applied a WHERE a.load_id = ? AND cdc_processed_files.file_id = a.file_id",
             [load_id],
         )
 
-    def fail(self, file: SourceFile, failure: CdcError) -> None:
+    def fail(self, file: SourceFile, failure: CdcError, schema_change: str | None = None) -> None:
         """Record how a claimed file failed. Held files stay `pending`, and what a person set to it meanwhile, too."""
         status = Status.PENDING if failure.failure_class is FailureClass.HELD else Status.FAILED
         if isinstance(failure, SupersededError):
@@ -335,9 +345,17 @@ class Ledger:
         self._counted.discard(file.version.file_id)
         self._update(
             "UPDATE cdc_processed_files SET status = CASE WHEN status = 'pending' THEN status ELSE ? END, "
-            "recorded_status = ?, error_class = ?, error_message = ?, claim_id = NULL, "
+            "recorded_status = ?, error_class = ?, error_message = ?, schema_change = ?, claim_id = NULL, "
             "processed_at = CURRENT_TIMESTAMP WHERE file_id = ? AND claim_id = ?",
-            [status, status, failure.failure_class, redact(str(failure)), file.version.file_id, self.claim_id],
+            [
+                status,
+                status,
+                failure.failure_class,
+                redact(str(failure)),
+                schema_change,
+                file.version.file_id,
+                self.claim_id,
+            ],
         )
 
     def release(self, turns: Sequence[str]) -> None:

@@ -24,7 +24,16 @@ import boto3
 
 from firebolt_cdc import config as configuration
 from firebolt_cdc import events, files, migrations
-from firebolt_cdc.apply import AlreadyAppliedError, Applier, Loaded, Place, target_columns
+from firebolt_cdc.apply import (
+    PART_FILES,
+    PART_FULL_BYTES,
+    PART_FULL_LOADS,
+    AlreadyAppliedError,
+    Applier,
+    Loaded,
+    Place,
+    target_columns,
+)
 from firebolt_cdc.config import Config
 from firebolt_cdc.deadline import Deadline, LambdaContext
 from firebolt_cdc.engine import Engine
@@ -32,24 +41,27 @@ from firebolt_cdc.errors import (
     BlockedError,
     CdcError,
     ConflictError,
+    DriftError,
     EngineRejectedError,
     FailureClass,
     GoneError,
     HeldError,
     PermanentError,
     SupersededError,
+    TooSlowError,
     TransientError,
     TurnLostError,
     UnexpectedError,
     classified,
+    redact,
 )
 from firebolt_cdc.events import Delivery, Origin
 from firebolt_cdc.files import FileVersion, Kind, SkippedError, SourceFile
 from firebolt_cdc.ledger import Candidate, Claimed, Ledger
 from firebolt_cdc.protocol import RELOADED, WAY_OUT, Status, Verdict
 from firebolt_cdc.queues import Queues, bodies
-from firebolt_cdc.schema import Column
-from firebolt_cdc.stage import Counts, Prepared, prepare
+from firebolt_cdc.schema import CHANGE_LENGTH, RESERVED, Column, add_column
+from firebolt_cdc.stage import Counts, Prepared, TooLargeError, prepare, room_bytes
 from firebolt_cdc.storage import ObjectInfo, Storage
 from firebolt_cdc.telemetry import (
     STEP_CHECK,
@@ -64,13 +76,10 @@ from firebolt_cdc.telemetry import (
 
 CLAIM_FILES = 200
 """File versions of one claim; a larger batch is claimed and loaded in several."""
-PART_BYTES = 64 * 1024 * 1024
-"""Change files of one transaction, by their size in S3: they are read into memory together."""
-PART_FILES = 100
-PART_FULL_LOADS = 8
-"""Full-load files of one transaction, each a statement of its own (Firebolt allows 100 statements)."""
 START_SECONDS = 12.0
 """With less than this left, no further part is begun."""
+WHOLE = 0.75
+"""Which share of an invocation's time counts as a whole invocation."""
 
 
 class Ending(StrEnum):
@@ -110,12 +119,16 @@ class Work:
 class Worker:
     """One invocation's work."""
 
-    def __init__(self, config: Config, engine: Engine, ledger: Ledger, storage: Storage, deadline: Deadline) -> None:
+    def __init__(
+        self, config: Config, engine: Engine, ledger: Ledger, storage: Storage, deadline: Deadline, memory_bytes: int
+    ) -> None:
         self._config = config
         self.engine = engine
         self._ledger = ledger
         self._storage = storage
         self._deadline = deadline
+        self._seconds = deadline.remaining_seconds()
+        self._room = room_bytes(memory_bytes)
         self._applier = Applier(engine, storage, config)
         self._outcomes: dict[FileVersion, Outcome] = {}
         self._held: set[str] = set()
@@ -243,6 +256,7 @@ class Worker:
             if self._time_is_short():
                 self._give_back(batch, "too little was left of the invocation", FailureClass.TRANSIENT)
                 continue
+            began = self._deadline.remaining_seconds()
             try:
                 if len(batch) == 1 and not counted:
                     self._ledger.start_alone(batch[0].file)
@@ -260,7 +274,7 @@ class Worker:
                 failure = classified(error, f"loading {work.turn}")
                 if isinstance(failure, UnexpectedError):
                     logger.exception("unexpected error", table=work.turn)
-                self._split_or_fail(work, batch, failure)
+                self._split_or_fail(work, batch, failure, began)
 
     def _give_back(self, batch: Sequence[Claimed], reason: str, failure: FailureClass) -> None:
         """Let files wait that were not tried: their attempts are not counted."""
@@ -269,14 +283,34 @@ class Worker:
             if c.file.version not in self._outcomes:
                 self._end(c.file.version, Ending.WAITING, reason, failure)
 
-    def _split_or_fail(self, work: Work, batch: list[Claimed], failure: CdcError) -> None:
+    def _split_or_fail(self, work: Work, batch: list[Claimed], failure: CdcError, began: float) -> None:
+        """`began`: how many seconds were left when the batch was begun."""
         left = [c for c in batch if c.file.version not in self._outcomes]
+        slow = isinstance(failure, TooSlowError)
         if len(left) == 1 and len(batch) == 1:
-            self._fail(left[0].file, failure)
+            file = left[0].file
+            if slow and file.kind is Kind.FULL and began >= WHOLE * self._seconds:
+                failure = PermanentError(
+                    f"{file.version}: too large for the loader's timeout ({self._seconds:.0f} s): run "
+                    f"`firebolt-cdc load {file.file_key} --max-duration 2h --yes`; {failure}"
+                )
+            self._fail(file, failure)
+        elif left and slow and self._time_is_short():
+            self._set_apart(left, failure)
         elif left:
             logger.warning("the batch failed and is split", table=work.turn, files=len(left), error=str(failure))
             half = (len(left) + 1) // 2
             work.parts += [(part, False) for part in (left[half:], left[:half]) if part]
+
+    def _set_apart(self, batch: Sequence[Claimed], failure: CdcError) -> None:
+        """No time is left to split a batch that took too long: the next claim tries its files alone."""
+        try:
+            self._ledger.set_apart([c.file for c in batch])
+        except CdcError as error:
+            self._ledger_failed([c.file.version for c in batch], error)
+            return
+        for c in batch:
+            self._end(c.file.version, Ending.WAITING, str(failure), failure.failure_class)
 
     def _load_part(self, work: Work, batch: Sequence[Claimed]) -> None:
         """Prepare, stage and apply one part; conflicts are tried again, an outage once.
@@ -322,20 +356,23 @@ class Worker:
     def _prepare(self, work: Work, batch: Sequence[Claimed], columns: Sequence[Column]) -> list[Prepared]:
         """Read the part's files; unreadable ones fail here, alone. What is too much goes into another part."""
         prepared: list[Prepared] = []
-        size = full = 0
+        taken = full = size = 0
         for number, c in enumerate(batch):
             try:
                 info = self._look_up(c.file)
                 self._require_current(c, info)
-                size += info.size_bytes if c.file.kind is Kind.CHANGE else 0
-                full += c.file.kind is Kind.FULL
-                if prepared and (size > PART_BYTES or full > PART_FULL_LOADS):
+                if c.file.kind is Kind.FULL:
+                    full, size = full + 1, size + info.size_bytes
+                if prepared and (full > PART_FULL_LOADS or size > PART_FULL_BYTES):
                     work.parts.append((list(batch[number:]), False))
                     break
-                prepared.append(prepare(self._storage.open(info), c.file, info, columns))
-                if c.file.kind is Kind.FULL and prepared[-1].rows is not None:
-                    size += info.size_bytes
+                prepared.append(prepare(self._storage.open(info), c.file, info, columns, self._room - taken))
+                rows = prepared[-1].rows
+                taken += 0 if rows is None else rows.nbytes
             except CdcError as error:
+                if isinstance(error, TooLargeError) and taken:
+                    work.parts.append((list(batch[number:]), False))
+                    break
                 if len(batch) == 1:
                     raise
                 if error.failure_class is FailureClass.TRANSIENT:
@@ -405,14 +442,11 @@ class Worker:
                 rows_read=mine.rows_read,
                 rows_upserted=mine.rows_upserted,
                 rows_deleted=mine.rows_deleted,
+                rows_collapsed=mine.rows_collapsed,
+                rows_dropped=mine.rows_dropped,
             )
             self._end(p.file.version, Ending.LOADED, counts=mine)
-            for name in p.plan.ignored:
-                count("SchemaDrift")
-                logger.warning("a column was left out (schema_drift = ignore)", file_key=p.file.file_key, column=name)
-            for column in p.plan.added:
-                count("SchemaDrift")
-                logger.info("a column was added", table=p.file.target, column=column.name, type=column.type)
+        self._announce(prepared, loaded)
         count("FilesLoaded", len(prepared))
         count("RowsApplied", sum(p.rows_read for p in prepared))
         try:
@@ -425,10 +459,40 @@ class Worker:
                 error=str(error),
             )
 
+    def _announce(self, prepared: Sequence[Prepared], loaded: Loaded) -> None:
+        """Say once for each load which columns came, and which were left out.
+
+        What some files merely lack stands in the ledger only: a source of partial rows would announce it all day.
+        """
+        target = prepared[0].file.target
+        for change in loaded.changes:
+            if change.column is None:
+                logger.info("the target was created", table=target, ddl=change.ddl)
+                continue
+            logger.info("a column was added", table=target, column=change.column.name, ddl=change.ddl)
+            if change.column.name not in RESERVED:
+                count("SchemaDrift")
+        left_out = {name: type_ for p in prepared for name, type_ in p.plan.ignored.items()}
+        for name, type_ in left_out.items():
+            ddl = None if type_ is None else add_column(target, Column(name, type_))
+            logger.warning("a column was left out (schema_drift = ignore)", table=target, column=name, ddl=ddl)
+            count("SchemaDrift")
+
     def _fail(self, file: SourceFile, failure: CdcError) -> None:
         """Record how a file that was tried alone failed, and decide whether it is tried again."""
+        change = None
+        if isinstance(failure, DriftError):
+            change = redact(failure.change, CHANGE_LENGTH)
+            count("SchemaDrift")
+            logger.error(
+                "a file does not fit its target",
+                file_key=file.file_key,
+                table=failure.table,
+                column=failure.column,
+                ddl=failure.ddl,
+            )
         try:
-            self._ledger.fail(file, failure)
+            self._ledger.fail(file, failure, change)
         except CdcError as error:
             self._ledger_failed([file.version], error)
             return
@@ -496,7 +560,8 @@ def worker(config: Config, context: LambdaContext) -> Iterator[Worker]:
     engine = Engine.of(config, deadline)
     ledger = Ledger(engine, config, deadline, context.aws_request_id, context.invoked_function_arn)
     try:
-        yield Worker(config, engine, ledger, Storage(_client("s3"), config), deadline)
+        memory_bytes = int(context.memory_limit_in_mb) * 2**20
+        yield Worker(config, engine, ledger, Storage(_client("s3"), config), deadline, memory_bytes)
     finally:
         engine.close()
 

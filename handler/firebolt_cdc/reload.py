@@ -22,10 +22,22 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TypeVar
 
+import boto3
+
 from firebolt_cdc import files, ledger, protocol
-from firebolt_cdc.apply import AlreadyAppliedError, Applier, Place, create_table, instant, target_columns
+from firebolt_cdc.apply import (
+    PART_FILES,
+    PART_FULL_BYTES,
+    PART_FULL_LOADS,
+    AlreadyAppliedError,
+    Applier,
+    Place,
+    create_table,
+    instant,
+    target_columns,
+)
 from firebolt_cdc.config import Config, Table
-from firebolt_cdc.deadline import Deadline
+from firebolt_cdc.deadline import Deadline, LambdaContext
 from firebolt_cdc.engine import Engine, Transaction
 from firebolt_cdc.errors import (
     CdcError,
@@ -40,13 +52,10 @@ from firebolt_cdc.files import Kind, SourceFile
 from firebolt_cdc.ledger import Ledger, with_conflict_retries
 from firebolt_cdc.migrations import tables
 from firebolt_cdc.sql import ident, idents, marks
-from firebolt_cdc.stage import Prepared, prepare
+from firebolt_cdc.stage import Prepared, TooLargeError, prepare, room_bytes
 from firebolt_cdc.storage import ObjectInfo, Storage
 from firebolt_cdc.telemetry import logger
 
-PART_BYTES = 64 * 1024 * 1024
-PART_FILES = 100
-PART_FULL_LOADS = 8
 TURN_PAUSE_SECONDS = 3.0
 """Between two looks at a turn that another worker holds."""
 OUTAGES = 5
@@ -123,13 +132,29 @@ def find_table(config: Config, name: str) -> tuple[str, Table]:
 class Reload:
     """The reload of one table, by one claim."""
 
-    def __init__(self, config: Config, engine: Engine, storage: Storage, book: Ledger, deadline: Deadline) -> None:
+    def __init__(
+        self,
+        config: Config,
+        engine: Engine,
+        storage: Storage,
+        book: Ledger,
+        deadline: Deadline,
+        memory_bytes: int,
+    ) -> None:
         self._config = config
         self._engine = engine
         self._storage = storage
         self._ledger = book
         self._deadline = deadline
+        self._room = room_bytes(memory_bytes)
         self._applier = Applier(engine, storage, config)
+
+    @classmethod
+    def of(cls, config: Config, engine: Engine, deadline: Deadline, context: LambdaContext) -> Reload:
+        """A reload by whoever `context` describes: an invocation, or the operator's machine."""
+        book = Ledger(engine, config, deadline, context.aws_request_id, context.invoked_function_arn)
+        memory_bytes = int(context.memory_limit_in_mb) * 2**20
+        return cls(config, engine, Storage(boto3.client("s3"), config), book, deadline, memory_bytes)
 
     def plan(self, name: str, *, everything: bool = False) -> Plan:
         """Say what a reload would do; writes nothing.
@@ -336,9 +361,19 @@ class Reload:
             progress(done, len(plan.items))
 
     def _load(self, part: Sequence[Item], place: Place) -> None:
-        """Load one part into the shadow; conflicts are tried again, outages a few times."""
+        """Load one part into the shadow, in more than one transaction where its rows have no room together."""
         columns = target_columns(self._engine, place.destination)
-        prepared = [prepare(self._storage.open(i.info), i.file, i.info, columns) for i in part]
+        prepared: list[Prepared] = []
+        room = self._room
+        for item in part:
+            try:
+                prepared.append(prepare(self._storage.open(item.info), item.file, item.info, columns, room))
+            except TooLargeError:
+                if not prepared:
+                    raise
+                break
+            rows = prepared[-1].rows
+            room -= 0 if rows is None else rows.nbytes
 
         def load(left: Sequence[Prepared]) -> None:
             while left:
@@ -351,11 +386,13 @@ class Reload:
         try:
             self._patiently(lambda: load(prepared))
         except EngineRejectedError as error:
-            if len(part) == 1:
+            if len(prepared) == 1:
                 raise PermanentError(f"{part[0].file.version}: {error}") from error
-            half = len(part) // 2
+            half = len(prepared) // 2
             self._load(part[:half], place)
-            self._load(part[half:], place)
+            self._load(part[half : len(prepared)], place)
+        if len(prepared) < len(part):
+            self._load(part[len(prepared) :], place)
 
     def _patiently(self, action: Callable[[], T]) -> T:
         """Run again after a lost race, and a few times after an outage, but not once the turn is lost."""
@@ -531,15 +568,14 @@ class Reload:
 
 
 def parts(items: Sequence[Item]) -> Iterator[list[Item]]:
-    """Cut files into parts of one transaction each: full-load files apart from changes, bounded in number and bytes."""
+    """Cut files into parts of one transaction each, full-load files apart from changes."""
     part: list[Item] = []
     size = 0
     for item in items:
         full = item.file.kind is Kind.FULL
-        limit = PART_FULL_LOADS if full else PART_FILES
-        if part and (
-            part[0].file.kind is not item.file.kind or len(part) >= limit or size + item.info.size_bytes > PART_BYTES
-        ):
+        mixed = part and part[0].file.kind is not item.file.kind
+        big = full and (len(part) >= PART_FULL_LOADS or size + item.info.size_bytes > PART_FULL_BYTES)
+        if part and (mixed or big or len(part) >= PART_FILES):
             yield part
             part, size = [], 0
         part.append(item)

@@ -31,11 +31,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from firebolt_cdc.config import Drift
-from firebolt_cdc.errors import PermanentError
+from firebolt_cdc.errors import DriftError, PermanentError
+from firebolt_cdc.sql import ident, idents
 
 SEQ, DELETED, OP, FILE = "_cdc_seq", "_cdc_deleted", "_cdc_op", "_cdc_file"
 RESERVED = frozenset({SEQ, DELETED, OP, FILE})
 """Columns of our own; a source column of such a name fails the file."""
+CHANGE_LENGTH = 10_000
+"""Characters of a `schema_change` in the ledger; a new table of some 300 columns fits."""
 
 _SIMPLE: dict[str, pa.DataType] = {
     "INTEGER": pa.int32(),
@@ -75,8 +78,10 @@ class ColumnPlan:
     """Target column by the file's column name."""
     added: tuple[Column, ...]
     """Columns that the load's transaction adds to the target."""
-    ignored: tuple[str, ...]
-    """Columns of the file that are left out because the policy says so; announced, never silent."""
+    ignored: dict[str, str | None]
+    """Firebolt type (None: there is none) of the columns of the file that are left out because the policy says so."""
+    types: dict[str, str]
+    """The file's own type of each of its columns, in Firebolt's spelling where it has one."""
 
 
 def canonical(data_type: str) -> str:
@@ -133,8 +138,93 @@ def arrow_type(data_type: str) -> pa.DataType | None:
     return _SIMPLE.get(name)
 
 
+def add_column(table: str, column: Column) -> str:
+    """The DDL that gives a table a column."""
+    return f"ALTER TABLE {ident(table)} ADD COLUMN IF NOT EXISTS {ident(column.name)} {column.type} NULL"
+
+
+def said_added(column: Column, ddl: str) -> str:
+    """A column that the target was given, in words for the ledger."""
+    return f"added {ident(column.name)} {column.type} ({ddl})"
+
+
+def differences(
+    plan: ColumnPlan, table: str, columns: Sequence[str], *, created: bool, inserts_only: bool = False
+) -> list[str]:
+    """What differs between a file and its target, and what the load does about it, in words for the ledger.
+
+    Args:
+        plan: the file's columns.
+        table: the target.
+        columns: the target's columns after the load's DDL.
+        created: the load creates the target, so none of them is new to it.
+        inserts_only: the load does not touch rows of other files (a full load), nor what they have in absent columns.
+    """
+    said = [] if created else [said_added(c, add_column(table, c)) for c in plan.added]
+    for name, type_ in plan.ignored.items():
+        if type_ is None:
+            said.append(f"left out {ident(name)} {plan.types[name]} (schema_drift = ignore; Firebolt cannot hold it)")
+        else:
+            ddl = add_column(table, Column(name, type_))
+            said.append(f"left out {ident(name)} {type_} (schema_drift = ignore; to keep it: {ddl})")
+    present = {column.name for column in plan.mapped.values()} | RESERVED
+    if absent := [name for name in columns if name not in present]:
+        rows = "the rows that it inserts" if inserts_only else "the rows that it writes"
+        said.append(f"absent from the file: {idents(absent)} (NULL in {rows})")
+    for name, column in plan.mapped.items():
+        if name != column.name:
+            said.append(f"{ident(name)} means {ident(column.name)}")
+        if plan.types[name] != column.type:
+            said.append(f"{ident(name)} {plan.types[name]} cast to {column.type}")
+    return said
+
+
+def wider(one: str, other: str) -> str | None:
+    """The type that holds every value of two; None where Firebolt has none."""
+    if one == other:
+        return one
+    digits = {"INTEGER": (10, 0), "BIGINT": (19, 0)}
+    for name in (one, other):
+        if match := _NUMERIC.match(name):
+            digits[name] = int(match[1]) - int(match[2] or 0), int(match[2] or 0)
+    if one in digits and other in digits:
+        whole, scale = (max(pair) for pair in zip(digits[one], digits[other], strict=True))
+        if scale == 0 and whole <= 19:
+            return "BIGINT"
+        return f"NUMERIC({whole + scale}, {scale})" if whole + scale <= 38 else None
+    pair = {one, other}
+    if pair <= {"INTEGER", "REAL", "DOUBLE PRECISION"}:
+        return "DOUBLE PRECISION"
+    if pair <= {"DATE", "TIMESTAMP", "TIMESTAMPTZ"}:
+        return "TIMESTAMPTZ" if "TIMESTAMPTZ" in pair else "TIMESTAMP"
+    as_text = pair <= (_SIMPLE.keys() | digits.keys()) - {"BYTEA"}
+    return "TEXT" if "TEXT" in pair and as_text else None
+
+
+def _retype(table: str, column: Column, type_: str) -> str:
+    """The DDL that gives a column another type; Firebolt has no ALTER COLUMN … TYPE."""
+    old, new = ident(column.name), ident(f"{column.name}_new")
+    return (
+        f"ALTER TABLE {ident(table)} ADD COLUMN {new} {type_} NULL; "
+        f"UPDATE {ident(table)} SET {new} = CAST({old} AS {type_}); "
+        f"ALTER TABLE {ident(table)} DROP COLUMN {old}; "
+        f"ALTER TABLE {ident(table)} RENAME COLUMN {new} TO {old}"
+    )
+
+
+def _misfit(file: str, table: str, name: str, have: str, column: Column, reason: str) -> DriftError:
+    """A column whose values do not fit, with the way out."""
+    what = f"the column {name!r} of type {have} does not fit the target's {column.name!r} {column.type}"
+    type_ = wider(have, column.type)
+    ddl = None if type_ in (None, column.type) or not column.nullable else _retype(table, column, str(type_))
+    way = (
+        f"run, in one transaction: {ddl}" if ddl else "load the table into a target that fits, or leave the column out"
+    )
+    return DriftError(file, table, column.name, f"{what}{reason and ': '}{reason}; {way}", ddl)
+
+
 def plan_columns(
-    file: str, source: pa.Schema, target: Sequence[Column], policy: Drift, control: Sequence[str]
+    file: str, source: pa.Schema, target: Sequence[Column], policy: Drift, control: Sequence[str], table: str
 ) -> ColumnPlan:
     """Hold a file's columns against the target's.
 
@@ -146,9 +236,11 @@ def plan_columns(
         target: the target's columns; empty where it does not exist yet.
         policy: what to do with a column that the target lacks.
         control: the file's columns that are no data (`Op`).
+        table: the target's name.
 
     Raises:
-        PermanentError: a column has no Firebolt type, a reserved or doubled name, or the policy is `fail`.
+        PermanentError: a column has no Firebolt type, or a reserved or doubled name.
+        DriftError: the target lacks columns and the policy is `fail`.
     """
     exact = {column.name: column for column in target}
     folded: dict[str, list[Column]] = {}
@@ -156,7 +248,8 @@ def plan_columns(
         folded.setdefault(column.name.lower(), []).append(column)
     mapped: dict[str, Column] = {}
     added: list[Column] = []
-    ignored: list[str] = []
+    ignored: dict[str, str | None] = {}
+    types: dict[str, str] = {}
     for field in source:
         if field.name in control:
             continue
@@ -166,10 +259,13 @@ def plan_columns(
         near = folded.get(field.name.lower(), [])
         if known is None and len(near) == 1 and source.get_field_index(near[0].name) < 0:
             known = near[0]
+        type_ = firebolt_type(field.type)
+        types[field.name] = type_ or str(field.type)
+        if known is not None and pa.types.is_null(field.type):
+            types[field.name] = known.type
         if known is None:
-            type_ = firebolt_type(field.type)
             if policy is Drift.IGNORE and target:
-                ignored.append(field.name)
+                ignored[field.name] = type_
                 continue
             if type_ is None:
                 raise PermanentError(
@@ -177,23 +273,23 @@ def plan_columns(
                     'cannot hold; leave it out in the DMS task, or set schema_drift = "ignore"'
                 )
             known = Column(field.name, type_)
-            if target and policy is Drift.FAIL:
-                raise PermanentError(
-                    f"{file}: the target has no column {field.name!r} and schema_drift is fail; run: "
-                    f'ALTER TABLE … ADD COLUMN "{field.name}" {type_}'
-                )
             added.append(known)
         if any(other.name == known.name for other in mapped.values()):
             raise PermanentError(f"{file}: two columns of the file mean the target's {known.name!r}")
         mapped[field.name] = known
-    return ColumnPlan(mapped, tuple(added), tuple(ignored))
+    if target and added and policy is Drift.FAIL:
+        names = ", ".join(f"{ident(c.name)} {c.type}" for c in added)
+        ddl = "; ".join(add_column(table, c) for c in added)
+        change = f"the target {table} has no {names}, and schema_drift is fail; run: {ddl}"
+        raise DriftError(file, table, added[0].name, change, ddl)
+    return ColumnPlan(mapped, tuple(added), ignored, types)
 
 
-def cast(file: str, name: str, values: pa.ChunkedArray, column: Column) -> pa.ChunkedArray:
-    """Cast a file's column to its target's type without losing a digit.
+def cast(file: str, name: str, values: pa.ChunkedArray, column: Column, table: str) -> pa.ChunkedArray:
+    """Cast a file's column to the type that it has in the target `table`, without losing a digit.
 
     Raises:
-        PermanentError: a value does not fit. The message names column, types, and what pyarrow says.
+        DriftError: a value does not fit. The message names column, types, what pyarrow says, and the way out.
     """
     wanted = arrow_type(column.type)
     if wanted is None:
@@ -204,13 +300,9 @@ def cast(file: str, name: str, values: pa.ChunkedArray, column: Column) -> pa.Ch
         values = values.cast(values.type.value_type)
     if values.type == wanted:
         return values
-    problem = (
-        f"{file}: the column {name!r} of type {values.type} does not fit the target's {column.name!r} {column.type}"
-    )
+    have = firebolt_type(values.type) or str(values.type)
     if not _compatible(values.type, wanted):
-        raise PermanentError(
-            f"{problem}: change the target's type (a new column or table) and run `firebolt-cdc retry`"
-        )
+        raise _misfit(file, table, name, have, column, "")
     try:
         if pa.types.is_string(wanted) and pa.types.is_time(values.type):
             values = values.cast(pa.time64("us"))
@@ -220,9 +312,9 @@ def cast(file: str, name: str, values: pa.ChunkedArray, column: Column) -> pa.Ch
         if pa.types.is_float32(wanted) and pa.types.is_float64(values.type):
             same = pc.equal(result.cast(pa.float64()), values)
             if not pc.all(pc.or_kleene(same, pc.is_nan(values)), skip_nulls=True).as_py():
-                raise PermanentError(f"{problem}: a value needs more digits than REAL has")
+                raise _misfit(file, table, name, have, column, "a value needs more digits than REAL has")
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-        raise PermanentError(f"{problem}: {error}") from error
+        raise _misfit(file, table, name, have, column, str(error)) from error
     return result
 
 

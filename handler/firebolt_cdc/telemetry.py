@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import logging
+import sys
+
 from aws_lambda_powertools import Logger, Metrics
 from aws_lambda_powertools.metrics import MetricUnit
 
-__all__ = ["MetricUnit", "count", "logger", "metrics"]
+__all__ = ["MetricUnit", "beside_the_terminal", "count", "logger", "metrics"]
 
 logger = Logger()
 """Service name and level come from POWERTOOLS_SERVICE_NAME and POWERTOOLS_LOG_LEVEL."""
@@ -20,4 +23,16 @@ STEP_COMPLETE = "STEP 4: MARK FILE AS COMPLETED"
 
 def count(name: str, value: float = 1, unit: MetricUnit = MetricUnit.Count) -> None:
     """Add to a metric of this invocation."""
-    metrics.add_metric(name=name, unit=unit, value=value)
+    if not _outside_lambda:
+        metrics.add_metric(name=name, unit=unit, value=value)
+
+
+_outside_lambda: list[bool] = []
+
+
+def beside_the_terminal() -> None:
+    """For commands: log lines go to stderr, away from what the command prints; metrics, which nobody reads, nowhere."""
+    _outside_lambda[:] = [True]
+    for handler in logger.handlers:
+        if isinstance(handler, logging.StreamHandler):
+            handler.setStream(sys.stderr)

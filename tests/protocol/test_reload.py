@@ -13,10 +13,8 @@ from firebolt_cdc import config as configuration
 from firebolt_cdc import engine
 from firebolt_cdc.deadline import Deadline
 from firebolt_cdc.errors import CdcError, PermanentError
-from firebolt_cdc.ledger import Ledger
 from firebolt_cdc.reload import Plan, Reload, Result
-from firebolt_cdc.storage import Storage
-from support import Pipeline, sessions, table_config
+from support import Context, Pipeline, sessions, table_config
 
 LOAD = "fair/sessions/LOAD0000000{}.parquet"
 CHANGE = "fair/sessions/2024/11/24/20241124-{}.parquet"
@@ -32,8 +30,7 @@ def at_work(pipeline: Pipeline) -> Iterator[Reload]:
     deadline = Deadline(60.0)
     made = engine.Engine.of(settings, deadline)
     try:
-        ledger = Ledger(made, settings, deadline, "test", "arn:test")
-        yield Reload(settings, made, Storage(pipeline.s3, settings), ledger, deadline)
+        yield Reload.of(settings, made, deadline, Context())
     finally:
         made.close()
 

@@ -73,7 +73,7 @@ def values(arrow: pa.DataType, *items: Any) -> pa.ChunkedArray:
     ],
 )  # fmt: skip
 def test_values_that_fit_keep_every_digit(have: pa.DataType, item: Any, want: str, result: Any) -> None:
-    assert cast("f", "c", values(have, item, None), Column("c", want)).to_pylist() == [result, None]
+    assert cast("f", "c", values(have, item, None), Column("c", want), "t").to_pylist() == [result, None]
 
 
 @pytest.mark.parametrize(
@@ -95,7 +95,7 @@ def test_values_that_fit_keep_every_digit(have: pa.DataType, item: Any, want: st
 )  # fmt: skip
 def test_values_that_do_not_fit_fail_with_column_and_types(have: pa.DataType, item: Any, want: str) -> None:
     with pytest.raises(PermanentError) as caught:
-        cast("s3://b/k", "amount", values(have, item), Column("Amount", want))
+        cast("s3://b/k", "amount", values(have, item), Column("Amount", want), "t")
     for part in ("s3://b/k", "'Amount'", want):
         assert part in str(caught.value)
 
@@ -105,29 +105,29 @@ TARGET = (Column("id", "BIGINT"), Column("gone", "TEXT"))
 
 
 def test_names_match_without_case_and_new_columns_are_added() -> None:
-    plan = plan_columns("f", SOURCE, TARGET, Drift.ADD, ["Op"])
+    plan = plan_columns("f", SOURCE, TARGET, Drift.ADD, ["Op"], "t")
     assert plan.mapped == {"ID": Column("id", "BIGINT"), "new": Column("new", "TEXT")}
     assert plan.added == (Column("new", "TEXT"),)
 
 
 def test_drift_policies() -> None:
-    with pytest.raises(PermanentError, match='ADD COLUMN "new" TEXT'):
-        plan_columns("f", SOURCE, TARGET, Drift.FAIL, ["Op"])
-    plan = plan_columns("f", SOURCE, TARGET, Drift.IGNORE, ["Op"])
-    assert (set(plan.mapped), plan.ignored) == ({"ID"}, ("new",))
+    with pytest.raises(PermanentError, match='run: ALTER TABLE "t" ADD COLUMN IF NOT EXISTS "new" TEXT NULL;'):
+        plan_columns("f", SOURCE, TARGET, Drift.FAIL, ["Op"], "t")
+    plan = plan_columns("f", SOURCE, TARGET, Drift.IGNORE, ["Op"], "t")
+    assert (set(plan.mapped), plan.ignored) == ({"ID"}, {"new": "TEXT"})
 
 
 @pytest.mark.parametrize("name", ["_cdc_seq", "_cdc_op", "_cdc_file", "_cdc_deleted"])
 def test_our_own_column_names_are_refused(name: str) -> None:
     with pytest.raises(PermanentError, match="reserved"):
-        plan_columns("f", pa.schema([(name, pa.string())]), TARGET, Drift.ADD, [])
+        plan_columns("f", pa.schema([(name, pa.string())]), TARGET, Drift.ADD, [], "t")
 
 
 def test_two_columns_for_one_target_are_refused() -> None:
     with pytest.raises(PermanentError, match="two columns"):
-        plan_columns("f", pa.schema([("ID", pa.int64()), ("Id", pa.int64())]), TARGET, Drift.ADD, [])
+        plan_columns("f", pa.schema([("ID", pa.int64()), ("Id", pa.int64())]), TARGET, Drift.ADD, [], "t")
 
 
 def test_a_column_of_no_firebolt_type_is_refused_not_dropped() -> None:
     with pytest.raises(PermanentError, match="cannot hold"):
-        plan_columns("f", pa.schema([("s", pa.struct([("a", pa.int8())]))]), TARGET, Drift.ADD, [])
+        plan_columns("f", pa.schema([("s", pa.struct([("a", pa.int8())]))]), TARGET, Drift.ADD, [], "t")
