@@ -297,7 +297,7 @@ class Applier:
         found = _count(tx, ident(part.place.destination)) - before
         if found != rows:
             raise TransientError(
-                f"{part.place.table.target}: the engine inserted {found} rows, the files have {rows}; nothing was applied"
+                f"{part.place.destination}: the engine inserted {found} rows, the files have {rows}; nothing was applied"
             )
 
     def _prepare_target(self, tx: Transaction, part: Part) -> None:
