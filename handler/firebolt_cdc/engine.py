@@ -188,7 +188,10 @@ class Engine:
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[Transaction]:
-        """A transaction that rolls back unless `commit` was called; after any error the connection is dropped."""
+        """A transaction that rolls back unless `commit` was called; after any error the connection is dropped.
+
+        It is kept for the next transaction only if the SDK, told of the end, holds no transaction's id any more.
+        """
         connection = self._idle or self._connect(autocommit=False)
         self._idle = None
         transaction = Transaction(connection, self._deadline, self._writers)
@@ -198,17 +201,20 @@ class Engine:
             transaction.restore()
             if _rollback(connection):
                 transaction.settle()
+            _drop(connection)
             if self._writers is not None and isinstance(error, ConflictError):
                 self._end_dead_writers(self._writers)
             raise
         except BaseException:
             _drop(connection)
             raise
-        if connection.in_transaction:
-            _rollback(connection)
-        else:
+        over = _rollback(connection)
+        if over:
+            transaction.settle()
+        if over and not connection.in_transaction:
             self._idle = connection
-        transaction.settle()
+        else:
+            _drop(connection)
 
     def _end_dead_writers(self, writers: Writers) -> None:
         """Clear the way for the next try; what goes wrong here must not stand in for why this one failed."""
@@ -301,19 +307,17 @@ def _run(
 
 
 def _rollback(connection: Connection) -> bool:
-    """Tell the engine, if it listens, that the transaction is over, and drop the connection; True if it listened.
+    """Tell the engine that the open transaction, if there is one, is over; False if it did not listen.
 
     A ROLLBACK that gets lost costs nothing: without a COMMIT nothing of the transaction is ever seen.
     """
-    told = True
     if connection.in_transaction:
         try:
             connection.cursor().execute("ROLLBACK", timeout_seconds=ROLLBACK_SECONDS)
         except ENGINE_ERRORS as error:
-            told = False
             logger.warning("a ROLLBACK got lost; nothing of its transaction is ever seen", error=redact(str(error)))
-    _drop(connection)
-    return told
+            return False
+    return True
 
 
 def _drop(connection: Connection) -> None:

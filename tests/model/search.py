@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import time
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -211,3 +212,14 @@ def walk(
         s = move.state
     flaw = "" if machine.setup.guide else unfinished(s, machine.setup.max_attempts)
     return Trace(flaw, tuple(moves)) if flaw else None
+
+
+def walks(setup: Setup, seed: int, ignore: Iterable[str], start: int, number: int) -> tuple[Counter[str], str]:
+    """Random histories from one number on: how often which promise broke, and the first that broke one."""
+    machine, found, first = Machine(setup), Counter[str](), ""
+    for n in range(start, start + number):
+        trace = walk(machine, f"{seed}/{n}", ignore)
+        if trace:
+            found[trace.flaw] += 1
+            first = first or f"seed {seed}/{n}: {trace}"
+    return found, first

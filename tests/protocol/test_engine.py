@@ -8,6 +8,7 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
+from unittest.mock import Mock
 
 import boto3
 import httpx
@@ -17,6 +18,7 @@ from firebolt.utils.cache import _firebolt_cache
 from faults import CONFLICT_TEXT, Fault, FaultProxy, matching, refusal
 from firebolt_cdc import config
 from firebolt_cdc import engine as engine_module
+from firebolt_cdc.core import Writers
 from firebolt_cdc.deadline import Deadline
 from firebolt_cdc.engine import Engine
 from firebolt_cdc.errors import (
@@ -28,6 +30,7 @@ from firebolt_cdc.errors import (
     TransientError,
 )
 from standin import StandIn
+from standin.server import Reply
 from support import Rows
 
 IN_THE_ENGINE = (Fault.ABORT, Fault.LOSE, Fault.RESTART, Fault.REFUSE, Fault.CUT_BEFORE, Fault.CUT_AFTER)
@@ -285,6 +288,71 @@ def test_a_lost_rollback_cannot_hang(
     engine.close()
     assert time.monotonic() - began < 3
     assert rows() == []
+
+
+@pytest.mark.parametrize(
+    ("fault", "opened"),
+    [
+        (None, 1),
+        (Fault.HTTP_500, 2),
+        (Fault.CUT_BEFORE, 2),
+        (Fault.CUT_AFTER, 2),
+        (Fault.JUNK, 2),
+        (Fault.LOSE, 2),
+    ],
+)
+def test_after_a_transaction_that_only_read_the_connection_is_kept_if_the_engine_knows_of_its_end(
+    proxy: FaultProxy,
+    make: Callable[..., Engine],
+    rows: Callable[[], list[int]],
+    monkeypatch: pytest.MonkeyPatch,
+    fault: Fault | None,
+    opened: int,
+) -> None:
+    connected = Mock(side_effect=engine_module.connect)
+    monkeypatch.setattr(engine_module, "connect", connected)
+    if fault is not None:
+        proxy.inject(fault, when=matching("ROLLBACK"))
+    engine = make()
+    with engine.transaction() as tx:
+        tx.begin("SELECT 1")
+        first = tx.id
+    write(engine)
+    assert rows() == [1, 2]
+    assert connected.call_count == opened
+    assert [call.transaction_id for call in proxy.calls if call.text == "ROLLBACK"] == [first]
+    assert first not in [call.transaction_id for call in proxy.calls[3:]], "nothing of it is in the next one"
+
+
+def test_a_connection_that_still_names_an_ended_transaction_is_not_kept(
+    standin: StandIn, make: Callable[..., Engine], rows: Callable[[], list[int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def without_headers(method: str, target: str, headers: Any, body: bytes) -> Reply:
+        reply = answer(method, target, headers, body)
+        return Reply(reply.status, reply.body) if body == b"ROLLBACK" else reply
+
+    answer = standin.answer
+    monkeypatch.setattr(standin, "answer", without_headers)
+    engine = make()
+    with engine.transaction() as tx:
+        tx.begin("SELECT 1")
+    write(engine)
+    assert rows() == [1, 2]
+
+
+@pytest.mark.parametrize(("fault", "forgotten"), [(None, 1), (Fault.CUT_BEFORE, 0)])
+def test_a_writers_note_stays_while_its_transaction_may_be_open(
+    proxy: FaultProxy, fault: Fault | None, forgotten: int
+) -> None:
+    if fault is not None:
+        proxy.inject(fault, when=matching("ROLLBACK"))
+    writers = Mock(spec=Writers)
+    engine = Engine(config.Firebolt(database="firebolt", core_url=proxy.url), Deadline(30.0), writers=writers)
+    with engine.transaction() as tx:
+        tx.begin("SELECT 1")
+    engine.close()
+    assert writers.note.call_count == 1
+    assert writers.forget.call_count == forgotten
 
 
 def test_without_time_no_statement_is_sent(proxy: FaultProxy, make: Callable[..., Engine]) -> None:

@@ -655,3 +655,28 @@ def test_merge_with_several_matches(make_engine: Any, connect_to: Any, duplicate
     else:
         sql(statement + "WHEN MATCHED THEN UPDATE SET v = s.v")
         assert sql("SELECT COUNT(*), MIN(v) IN (5, 6) FROM t") == [[1, True]]
+
+
+def test_statements_that_differ_in_strings_only_are_bound_once_per_catalog(sql: Any) -> None:
+    query = "SELECT b FROM t WHERE b = '{}'"
+    sql("CREATE TABLE t (a INT, b TEXT)")
+    for text in ("x", "y"):
+        sql(f"INSERT INTO t VALUES (1, '{text}')")
+        assert sql(query.format(text)) == [[text]]
+    sql("ALTER TABLE t RENAME COLUMN b TO c")
+    sql("ALTER TABLE t ADD COLUMN b TIMESTAMP DEFAULT NULL")
+    sql("UPDATE t SET b = '2020-01-01 00:00:00'")
+    assert sql(query.format("2020-01-01 00:00:00")) == [[datetime(2020, 1, 1)]] * 2
+    with pytest.raises(FireboltError):
+        sql("INSERT INTO t (a, b) VALUES (1, 'no moment')")
+    with pytest.raises(FireboltError, match="is of type"):
+        sql("UPDATE t SET a = c || 'x'")
+
+
+def test_a_string_that_matters_to_names_or_types_is_bound_each_time(sql: Any) -> None:
+    for text in ("x", "y"):
+        sql(f"SELECT * FROM (SELECT '{text}')")
+        assert sql.cursor.description[0].name == f"'{text}'"
+    for unit, kind in (("day", int), ("epoch", float)):
+        sql(f"SELECT EXTRACT('{unit}' FROM TIMESTAMP '2020-01-01 00:00:00')")
+        assert sql.cursor.description[0].type_code is kind

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import functools
 import json
 import os
 import sys
+import time
 
 os.environ.update(
     POWERTOOLS_SERVICE_NAME="wire", POWERTOOLS_METRICS_NAMESPACE="FireboltCdc", POWERTOOLS_LOG_LEVEL="CRITICAL"
 )
 
-from wire.campaign import Score, campaign, keep
+from spread import spread
+from wire.campaign import SLICE, Score, run_slice
 from wire.knockouts import KNOCK_OUTS
 from wire.table import KINDS, fault_at_each_statement
 from wire.world import Lab, World
@@ -22,32 +26,32 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m wire", description=__doc__)
     parser.add_argument("--histories", type=int, default=100)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes (default: one per core)")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--keep-going", action="store_true", help="do not stop at the first violation")
     parser.add_argument("--knock-out", choices=sorted(KNOCK_OUTS), help="take one safety mechanism away")
     parser.add_argument("--table", action="store_true", help="instead: every fault at every statement of a load")
     given = parser.parse_args()
 
-    shown = 0
-
-    def progress(score: Score) -> None:
-        nonlocal shown
-        for seed, text in score.violations[shown:]:
-            print(f"seed {seed}: {text.splitlines()[0]}", file=sys.stderr)
-        shown = len(score.violations)
-        if not given.json and score.histories % 50 == 0:
-            speed = score.histories / score.seconds
-            print(f"{score.histories} histories, {speed:.1f}/s, {len(score.violations)} violations", file=sys.stderr)
-
-    rewrite = KNOCK_OUTS[given.knock_out] if given.knock_out else keep
     if given.table:
         return table()
-    with Lab() as lab:
-        stop = given.histories if given.keep_going else 1
-        score = campaign(lab, given.histories, given.seed, rewrite, stop_after=stop, progress=progress)
+    score, began = Score(), time.monotonic()
+    run = functools.partial(run_slice, given.seed, given.knock_out, given.keep_going)
+    with contextlib.closing(spread(run, given.histories, SLICE, given.jobs)) as slices:
+        for part in slices:
+            score.add(part)
+            score.seconds = time.monotonic() - began
+            for seed, text in part.violations:
+                print(f"seed {seed}: {text.splitlines()[0]}", file=sys.stderr)
+            if not given.json and score.histories % 50 == 0:
+                speed = score.histories / score.seconds
+                broken = len(score.violations)
+                print(f"{score.histories} histories, {speed:.1f}/s, {broken} violations", file=sys.stderr)
+            if score.violations and not given.keep_going:
+                break
     result = {
         "histories": score.histories,
-        "seeds": [given.seed, given.seed + score.histories - 1],
+        "seeds": [given.seed, given.seed + given.histories - 1],
         "per_second": round(score.histories / score.seconds, 2),
         "seconds": round(score.seconds, 1),
         "cpu_seconds": round(score.cpu_seconds, 1),

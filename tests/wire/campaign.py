@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import random
 import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from multiprocessing.util import Finalize
 from typing import Any
 
 from faults import Fault
+from wire.knockouts import KNOCK_OUTS
 from wire.world import HARD, LEASE_SECONDS, LOG, SOFT, Change, Lab, Violation, World
 
 FAULTS = [f for f in Fault if f not in (Fault.HANG_BEFORE, Fault.HANG_AFTER)]
@@ -20,6 +23,8 @@ TYPED = (
     "UPDATE cdc_processed_files SET status = 'pending' WHERE status = 'completed'",
     "DELETE FROM cdc_processed_files",
 )
+SLICE = 5
+"""Histories that a process runs at one go; after a violation the others end theirs."""
 Rewrite = Callable[[str], str | None]
 
 
@@ -39,6 +44,14 @@ class Score:
     counts: Counter[str] = field(default_factory=Counter)
     violations: list[tuple[int, str]] = field(default_factory=list)
     """Seed and what was broken."""
+
+    def add(self, other: Score) -> None:
+        """Take in what another process found; the seconds are those of whoever adds."""
+        self.histories += other.histories
+        self.cpu_seconds += other.cpu_seconds
+        self.faults.update(other.faults)
+        self.counts.update(other.counts)
+        self.violations += other.violations
 
 
 def options(rng: random.Random) -> dict[str, Any]:
@@ -140,15 +153,7 @@ def history(lab: Lab, seed: int, rewrite: Rewrite = keep, length: int = 14) -> W
     return world
 
 
-def campaign(
-    lab: Lab,
-    histories: int,
-    seed: int,
-    rewrite: Rewrite = keep,
-    *,
-    stop_after: int = 1,
-    progress: Callable[[Score], None] = lambda _: None,
-) -> Score:
+def campaign(lab: Lab, histories: int, seed: int, rewrite: Rewrite = keep, *, stop_after: int = 1) -> Score:
     """Run histories with the seeds seed, seed + 1, …; stop after so many violations."""
     score = Score()
     began, cpu = time.monotonic(), time.process_time()
@@ -163,7 +168,20 @@ def campaign(
             score.violations.append((seed + number, str(broken)))
         score.histories += 1
         score.seconds, score.cpu_seconds = time.monotonic() - began, time.process_time() - cpu
-        progress(score)
         if len(score.violations) >= stop_after:
             break
     return score
+
+
+@functools.cache
+def _lab() -> Lab:
+    """This process's laboratory, taken down when the process ends."""
+    lab = Lab().__enter__()
+    Finalize(None, lab.__exit__, args=(None, None, None), exitpriority=0)
+    return lab
+
+
+def run_slice(seed: int, knock_out: str | None, keep_going: bool, first: int, histories: int) -> Score:
+    """A part of a campaign that is split over processes: `histories` from the seed `seed + first` on."""
+    rewrite = KNOCK_OUTS[knock_out] if knock_out else keep
+    return campaign(_lab(), histories, seed + first, rewrite, stop_after=histories if keep_going else 1)

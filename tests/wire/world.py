@@ -34,6 +34,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from aws_lambda_powertools.metrics.provider.cloudwatch_emf.cloudwatch import AmazonCloudWatchEMFProvider
 from botocore.exceptions import ConnectionClosedError
+from firebolt.common import statement_formatter
 from moto import mock_aws
 from moto.s3 import urls as s3_urls
 from moto.s3.models import S3Backend, s3_backends
@@ -204,6 +205,8 @@ class Lab:
         enter(mock.patch("boto3.client", functools.cache(boto3.client)))
         # httpx reads all root certificates for every client, which costs more than a statement.
         enter(mock.patch("ssl.create_default_context", functools.cache(ssl.create_default_context)))
+        # The SDK parses every statement again, which is the product's few texts all the time; it only reads the result.
+        enter(mock.patch.object(statement_formatter, "parse_sql", functools.cache(statement_formatter.parse_sql)))
         # moto reads its table of URLs again for every request to S3.
         enter(mock.patch.object(S3Backend, "_url_module", s3_urls))
         self.s3, self.sqs = boto3.client("s3"), boto3.client("sqs")

@@ -6,6 +6,7 @@ that these pages call "not applicable" are present and NULL.
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -44,7 +45,7 @@ class Table:
         """The column of that (encoded) name."""
         return next((c for c in self.columns if c.name == name), None)
 
-    @property
+    @functools.cached_property
     def ddl(self) -> str:
         """The CREATE TABLE statement."""
         columns = ", ".join(

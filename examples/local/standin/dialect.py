@@ -712,6 +712,18 @@ def strict(tree: exp.Expr) -> exp.Expr:
     return result
 
 
+def shape(sql: str, tree: exp.Expr) -> str | None:
+    """The statement with each plain string literal as ``?``: same shape, same catalog, same types of all expressions.
+
+    None if a string can matter: as the name of an output under ``*``, as the unit of EXTRACT, as the address of a file.
+    """
+    for node in tree.find_all(exp.Star, exp.Extract, exp.Anonymous):
+        counted = isinstance(node, exp.Star) and isinstance(node.parent, exp.Anonymous)
+        if not counted and (not isinstance(node, exp.Anonymous) or str(node.this).upper() in TABLE_FUNCTIONS):
+            return None
+    return _SCAN.sub(lambda m: "?" if m[0].startswith("'") else m[0], sql)
+
+
 def _resolve_tables(holder: exp.Expr, context: Context) -> None:
     for table in list(holder.find_all(exp.Table)):
         if isinstance(table.this, exp.Anonymous) and str(table.this.this).upper() != "READ_PARQUET":

@@ -32,6 +32,9 @@ from .fbtypes import FbType
 RID, OWN, TAB, HIT, ACT = ("^!rid", "^!own", "^!tab", "^!hit", "^!act")
 #: PARTITION BY expressions -> DuckDB SQL of the tablet's name
 _TABLETS: dict[tuple[str, ...], str] = {}
+#: shape of a statement, which of its queries, catalog -> names and types of the query's outputs
+_DESCRIBED: dict[tuple[str, int, tuple[Any, ...]], list[tuple[str, FbType]]] = {}
+_DESCRIBED_LIMIT = 2_000
 
 
 @dataclass
@@ -55,6 +58,9 @@ class Executor:
         self.files: list[Path] = []
         self.file_columns: list[str] = []
         self.parquet: dict[str, str] = {}
+        #: of the statement, None where each text must be bound by itself; and how many of its queries were bound
+        self.shape: str | None = None
+        self.described = 0
         self.temporary: list[str] = []
         self.registered: list[str] = []
         #: whether a view's row counts are wanted, which are slow to find for many tables
@@ -84,6 +90,8 @@ class Executor:
                 self._do("SET TimeZone = 'UTC'")
 
     def _dispatch(self, statement: st.Statement) -> Result | None:
+        if isinstance(statement, st.Query | st.Dml) and not self.parameters:
+            self.shape = statement.shape
         if isinstance(statement, st.Query):
             return self._query(statement.tree)
         handlers: dict[type, Any] = {
@@ -145,7 +153,23 @@ class Executor:
         return dialect.to_duckdb(tree.copy(), self._context())
 
     def _describe(self, tree: exp.Expr) -> list[tuple[str, FbType]]:
-        """Names and types of a query's outputs, bound without casts that Firebolt does not make."""
+        """Names and types of a query's outputs, bound without casts that Firebolt does not make.
+
+        A statement of a shape that was bound before, on the same catalog, is not bound again.
+        """
+        if self.shape is None:
+            return self._bind(tree)
+        self.described += 1
+        catalog_ = tuple(r.ddl if isinstance(r, Table) else r for r in self.tx.relations.values())
+        key = (self.shape, self.described, catalog_)
+        found = _DESCRIBED.get(key)
+        if found is None:
+            if len(_DESCRIBED) >= _DESCRIBED_LIMIT:
+                _DESCRIBED.clear()
+            found = _DESCRIBED[key] = self._bind(tree)
+        return found
+
+    def _bind(self, tree: exp.Expr) -> list[tuple[str, FbType]]:
         text = dialect.to_duckdb(dialect.strict(tree), self._context())
         return [(r[0], fbtypes.from_duckdb(r[1])) for r in self._do("DESCRIBE " + text)]
 

@@ -37,16 +37,18 @@ class Rollback:
 
 @dataclass
 class Query:
-    """SELECT"""
+    """SELECT; ``shape`` is what its types depend on (see ``dialect.shape``)"""
 
     tree: exp.Expr
+    shape: str | None
 
 
 @dataclass
 class Dml:
-    """INSERT, UPDATE, DELETE or MERGE"""
+    """INSERT, UPDATE, DELETE or MERGE; ``shape`` as in Query"""
 
     tree: exp.Expr
+    shape: str | None
 
 
 @dataclass
@@ -217,9 +219,10 @@ def _parse(sql: str) -> Statement:
         tree = dialect.parse(sql)
         if not isinstance(tree, exp.Select | exp.Union | exp.Subquery):
             raise refused(f"{word} before {tree.key.upper()}")
-        return Query(tree)
+        return Query(tree, dialect.shape(sql, tree))
     if word in _DML_WORDS:
-        return Dml(dialect.parse(sql))
+        tree = dialect.parse(sql)
+        return Dml(tree, dialect.shape(sql, tree))
     reader = _Reader(sql)
     parse = _PARSERS.get(word)
     if parse is None:
