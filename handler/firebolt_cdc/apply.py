@@ -239,7 +239,7 @@ class Applier:
         selected = f"SELECT {idents([*names, *extra], 'p.')} FROM {reading} AS p"
         absent = [c.name for c in part.columns if c.nullable and c.name not in names and c.name not in schema.RESERVED]
         tx.execute(*self._statement(part, names, selected, where, load_id, absent))
-        buries = part.table.mode is Mode.MERGE and part.table.deletes is Deletes.HARD
+        buries = part.table.mode is Mode.MERGE and part.table.buries
         if buries and any(counts.rows_deleted for counts in part.counts.values()):
             tx.execute(*self._tombstones(part, reading, where, load_id))
 
@@ -384,7 +384,7 @@ def merge_statement(
     batches were cut.
     """
     table = part.table
-    hard, soft = table.deletes is Deletes.HARD, table.deletes is Deletes.SOFT
+    hard, soft = table.buries, table.deletes is Deletes.SOFT
     source = f"SELECT s.* FROM ({selected}) AS s"
     values = list(parameters)
     if hard:

@@ -118,7 +118,7 @@ class Ledger:
             turn=turns.get(file.turn),
             row=rows.get(file.version.file_id),
             pipeline=self._config.source.pipeline,
-            order_format=file.table.order.format,
+            order_format=file.table.order_format,
             max_attempts=self._config.loader.max_attempts,
             reloaded=reloaded,
         )

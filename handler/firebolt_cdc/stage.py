@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from firebolt_cdc import schema
-from firebolt_cdc.config import Deletes, Mode, OrderBy, Table
+from firebolt_cdc.config import BeforeImage, Deletes, Mode, OrderBy, Table
 from firebolt_cdc.errors import PermanentError
 from firebolt_cdc.files import Kind, SourceFile, file_rank
 from firebolt_cdc.schema import FILE, OP, SEQ, Column, ColumnPlan
@@ -27,7 +27,8 @@ from firebolt_cdc.storage import PREFETCH_BYTES, ObjectInfo, ObjectReader
 POSITION_DIGITS = 12
 CHANGE_SEQ_DIGITS = 38
 """AR_H_CHANGE_SEQ has 35 digits (AWS DMS guide, "Using transformation rule expressions"); padded on the left."""
-_OPS = pa.array(["I", "U", "D"])
+_BINLOG = r"^(?:[A-Za-z].*\.)?([0-9]+)$"
+"""A number, or the name of a MySQL binlog file, which ends in one."""
 
 
 @dataclass(frozen=True)
@@ -42,15 +43,36 @@ class Prepared:
     """Changes: the target's columns, OP, SEQ and FILE (the file id). Full load: None, the engine reads them."""
     source_types: dict[str, str]
     """Full load: the Firebolt type of each of the file's columns, as the engine will read it."""
+    rows_moved: int = 0
+    """Rows that changed their key: `rows` has one more for each, the delete of the old key."""
 
 
 @dataclass(frozen=True)
 class Counts:
-    """What one file does to its target."""
+    """What one file does to its target.
+
+    `rows_read` are the rows of the file. Each key change among them adds one, the delete of the old key
+    (`rows_moved`). Of these, rows_upserted + rows_deleted are staged, deletes of old keys included; the others were
+    collapsed into a later change of their key, or are deletes that the table ignores. So rows_read + rows_moved =
+    rows_upserted + rows_deleted + collapsed + ignored.
+    """
 
     rows_read: int
     rows_upserted: int
     rows_deleted: int
+    rows_moved: int = 0
+
+
+@dataclass(frozen=True)
+class _Control:
+    """The columns of a file, by the names that they have there, that say something about rows."""
+
+    op: str | None
+    marker: str | None
+    before: frozenset[str]
+    """Before-image columns."""
+    columns: tuple[str, ...]
+    """Those that are no data."""
 
 
 def prepare(reader: ObjectReader, file: SourceFile, info: ObjectInfo, target: Sequence[Column]) -> Prepared:
@@ -70,8 +92,8 @@ def prepare(reader: ObjectReader, file: SourceFile, info: ObjectInfo, target: Se
     doubled = sorted({field.name for field in found if len(found.get_all_field_indices(field.name)) > 1})
     if doubled:
         raise PermanentError(f"{name}: the columns {doubled} are there more than once")
-    op = _find(found, table.op_column)
-    plan = schema.plan_columns(name, found, target, table.schema_drift, [op] if op else [])
+    control = _control(name, found, file)
+    plan = schema.plan_columns(name, found, target, table.schema_drift, control.columns)
     keys = {column: source for source, column in ((s, c.name) for s, c in plan.mapped.items())}
     missing = [key for key in table.primary_key if key not in keys]
     if missing:
@@ -82,14 +104,17 @@ def prepare(reader: ObjectReader, file: SourceFile, info: ObjectInfo, target: Se
     if not plan.mapped:
         raise PermanentError(f"{name}: the file has no data columns")
     try:
-        if file.kind is Kind.FULL and not _needs_conversion(name, found, info):
+        if file.kind is Kind.FULL and not (
+            _needs_conversion(name, found, info) or _holds_deletes(name, parquet, table, control, info)
+        ):
             _check_full_load(name, parquet, plan, table, keys)
             types = {s: schema.firebolt_type(found.field(s).type) or "" for s in plan.mapped}
             return Prepared(file, info, plan, parquet.metadata.num_rows, None, types)
         rows = parquet.read(use_threads=False)
     except (pa.ArrowException, OSError) as error:
         raise PermanentError(f"{name}: damaged Parquet file ({info.size_bytes} bytes): {error}") from error
-    return Prepared(file, info, plan, rows.num_rows, _changes(name, rows, file, info, plan, op), {})
+    changes, moved = _changes(name, rows, file, info, plan, control)
+    return Prepared(file, info, plan, rows.num_rows, changes, {}, moved)
 
 
 def stage(files: Sequence[Prepared], table: Table) -> tuple[bytes, dict[str, Counts]]:
@@ -108,7 +133,9 @@ def stage(files: Sequence[Prepared], table: Table) -> tuple[bytes, dict[str, Cou
     for f in files:
         mine = pc.equal(rows[FILE], f.file.version.file_id)
         deletes = pc.sum(pc.and_(mine, deleted)).as_py() or 0
-        counts[f.file.version.file_id] = Counts(f.rows_read, (pc.sum(mine).as_py() or 0) - deletes, deletes)
+        counts[f.file.version.file_id] = Counts(
+            f.rows_read, (pc.sum(mine).as_py() or 0) - deletes, deletes, f.rows_moved
+        )
     if table.mode is Mode.MERGE:
         rows = rows.drop_columns([FILE])
     else:
@@ -130,68 +157,199 @@ def _find(source: pa.Schema, name: str) -> str | None:
     return near[0] if len(near) == 1 else None
 
 
+def _control(name: str, found: pa.Schema, file: SourceFile) -> _Control:
+    """Find the columns that say something about rows.
+
+    A full load may lack them, and so may a file of changes lack DMS's `Op` (AWS DMS guide: CdcInsertsOnly,
+    IncludeOpForFullLoad): then every row is an insert. A column that was named for this table must be there, or its
+    deletes would be lost in silence.
+    """
+    table, marker = file.table, file.table.delete_marker
+    op = _find(found, table.op.column)
+    marked = _find(found, marker.column) if marker is not None else None
+    if file.kind is Kind.CHANGE:
+        if op is None and not table.op.written_by_dms:
+            raise PermanentError(f"{name}: the operation column {table.op.column!r} is not in the file")
+        if marker is not None and marked is None:
+            raise PermanentError(f"{name}: the delete marker {marker.column!r} is not in the file")
+    image = table.before_image
+    before = [field.name for field in found if image is not None and image.is_named(field.name)]
+    dropped = None if marker is not None and marker.keep else marked
+    return _Control(op, marked, frozenset(before), tuple(c for c in (op, dropped, *before) if c is not None))
+
+
 def _changes(
-    name: str, rows: pa.Table, file: SourceFile, info: ObjectInfo, plan: ColumnPlan, op: str | None
-) -> pa.Table:
-    """The rows of a change file in the target's types, with OP, SEQ and FILE."""
+    name: str, rows: pa.Table, file: SourceFile, info: ObjectInfo, plan: ColumnPlan, control: _Control
+) -> tuple[pa.Table, int]:
+    """The rows of a change file in the target's types, with OP, SEQ and FILE, and how many changed their key.
+
+    A row that changed its key is a delete of the old key, just before the upsert of the new one. It is so with
+    `deletes = "ignore"` too: the source has one row, and the target would show it under both keys.
+    """
     table = file.table
     columns = {c.name: schema.cast(name, source, rows[source], c) for source, c in plan.mapped.items()}
     for key in table.primary_key:
         if columns[key].null_count:
             row = pc.index(pc.is_null(columns[key]), True).as_py()
             raise PermanentError(f"{name}: row {row + 1} has no value in the primary key column {key!r}")
-    columns[OP] = _operations(name, rows, op)
-    columns[SEQ] = _sequence(name, rows, file, info)
+    operations = _operations(name, rows, table, control.op)
+    ranks = _ranks(name, rows, file, info)
+    positions = pa.array(range(rows.num_rows), pa.int64())
+    columns[OP] = _marked(name, rows, table, control.marker, operations)
+    columns[SEQ] = _sequence(ranks, positions)
     columns[FILE] = pa.chunked_array([pa.repeat(pa.scalar(file.version.file_id), rows.num_rows)])
     result = pa.table(columns)
     if table.deletes is Deletes.IGNORE and table.mode is Mode.MERGE:
         result = result.filter(pc.not_equal(result[OP], "D"))
+    if table.before_image is None or file.kind is Kind.FULL:
+        return result, 0
+    ignored = pc.equal(columns[OP], "D") if table.deletes is Deletes.IGNORE else pa.scalar(False)
+    updates = pc.indices_nonzero(pc.and_not(pc.equal(operations, "U"), ignored))
+    moved = _moved(name, rows, table, plan, control, updates, columns) if len(updates) else updates
+    if not len(moved):
+        return result, 0
+    columns[SEQ] = _just_before(ranks, positions)
+    former = _former(name, rows.take(moved), table.before_image, plan, control, pa.table(columns).take(moved))
+    return pa.concat_tables([result, former]), former.num_rows
+
+
+def _moved(
+    name: str,
+    rows: pa.Table,
+    table: Table,
+    plan: ColumnPlan,
+    control: _Control,
+    updates: pa.Array,
+    columns: dict[str, pa.ChunkedArray],
+) -> pa.Array:
+    """The positions of those updates whose before-image has another key than `columns`.
+
+    A before-image without any column of the key says that the key did not change (sources that log it only then).
+
+    Raises:
+        PermanentError: a before-image column of the key is missing, or only a part of a row's former key is there.
+    """
+    assert table.before_image is not None, "only tables with before-images have moved rows"
+    differs = pa.chunked_array([pa.repeat(pa.scalar(False), len(updates))])
+    absent = []
+    for source, column in plan.mapped.items():
+        if column.name not in table.primary_key:
+            continue
+        former = table.before_image.name(source)
+        if former not in control.before:
+            raise PermanentError(
+                f"{name}: the before-image column {former!r} is not in the file; add it with DMS's rule "
+                "add-before-image-columns, or take before_image out of the table map"
+            )
+        values = schema.cast(name, former, rows[former].take(updates), column)
+        absent.append(pc.is_null(values))
+        differs = pc.or_(differs, pc.fill_null(pc.not_equal(values, columns[column.name].take(updates)), False))
+    for other in absent[1:]:
+        same = pc.equal(other, absent[0])
+        if not pc.all(same).as_py():
+            row = updates[pc.index(same, False).as_py()].as_py()
+            raise PermanentError(f"{name}: row {row + 1} has only a part of its former primary key")
+    return updates.take(pc.indices_nonzero(differs))
+
+
+def _former(
+    name: str, rows: pa.Table, image: BeforeImage, plan: ColumnPlan, control: _Control, after: pa.Table
+) -> pa.Table:
+    """The deletes of old keys: rows as they were, as far as their before-image tells it."""
+    for source, column in plan.mapped.items():
+        if (former := image.name(source)) in control.before:
+            index = after.schema.get_field_index(column.name)
+            after = after.set_column(index, column.name, schema.cast(name, former, rows[former], column))
+    index = after.schema.get_field_index(OP)
+    return after.set_column(index, OP, pa.repeat(pa.scalar("D"), after.num_rows))
+
+
+def _text(name: str, what: str, column: str, values: pa.ChunkedArray) -> pa.Array:
+    """A control column's values as text: `true`, `1`, `1.50`, or the text itself."""
+    is_ = pa.types
+    if is_.is_dictionary(values.type):
+        values = values.cast(values.type.value_type)
+    kind = values.type
+    if not (
+        is_.is_string(kind) or is_.is_large_string(kind) or is_.is_boolean(kind) or is_.is_integer(kind)
+        or is_.is_floating(kind) or is_.is_decimal(kind) or is_.is_null(kind)
+    ):  # fmt: skip
+        raise PermanentError(f"{name}: the {what} {column!r} has the type {kind}, expected text, a boolean or a number")
+    return values.cast(pa.string()).combine_chunks()
+
+
+def _operations(name: str, rows: pa.Table, table: Table, column: str | None) -> pa.Array:
+    """I, U or D for each row. Without the column, and without a value in DMS's own, a row is an insert."""
+    if column is None:
+        return pa.repeat(pa.scalar("I"), rows.num_rows)
+    values = _text(name, "operation column", column, rows[column])
+    if table.op.written_by_dms:
+        values = pc.fill_null(values, "I")
+    result: pa.Array = pa.nulls(rows.num_rows, pa.string())
+    for letter, meant in (("I", table.op.insert), ("U", table.op.update), ("D", table.op.delete)):
+        result = pc.if_else(pc.is_in(values, pa.array(meant, pa.string())), letter, result)
+    if result.null_count:
+        row = pc.index(pc.is_null(result), True).as_py()
+        raise PermanentError(
+            f"{name}: row {row + 1} has the operation {values[row].as_py()!r}, expected one of "
+            f"{', '.join(table.op.values)}"
+        )
     return result
 
 
-def _operations(name: str, rows: pa.Table, op: str | None) -> pa.ChunkedArray:
-    """I, U or D for each row. Absent means insert (AWS DMS guide: CdcInsertsOnly, IncludeOpForFullLoad)."""
-    if op is None:
-        return pa.chunked_array([pa.repeat(pa.scalar("I"), rows.num_rows)])
-    values = rows[op]
-    if pa.types.is_dictionary(values.type):
-        values = values.cast(values.type.value_type)
-    if not (pa.types.is_string(values.type) or pa.types.is_large_string(values.type) or pa.types.is_null(values.type)):
-        raise PermanentError(f"{name}: the operation column {op!r} has the type {values.type}, expected text")
-    values = pc.fill_null(values.cast(pa.string()), "I")
-    known = pc.is_in(values, _OPS)
-    if not pc.all(known).as_py() and rows.num_rows:
-        row = pc.index(known, False).as_py()
-        raise PermanentError(f"{name}: row {row + 1} has the operation {values[row].as_py()!r}, expected I, U or D")
-    return values
+def _marked(name: str, rows: pa.Table, table: Table, column: str | None, operations: pa.Array) -> pa.Array:
+    """The operations, with D for each row that the delete marker says is deleted."""
+    if column is None or table.delete_marker is None:
+        return operations
+    values = _text(name, "delete marker", column, rows[column])
+    return pc.if_else(pc.is_in(values, pa.array(table.delete_marker.values, pa.string())), "D", operations)
 
 
-def _sequence(name: str, rows: pa.Table, file: SourceFile, info: ObjectInfo) -> pa.ChunkedArray:
-    """`_cdc_seq` for each row: the configured order value first, then the file's rank, then the row's position.
+def _ranks(name: str, rows: pa.Table, file: SourceFile, info: ObjectInfo) -> pa.Array:
+    """What each row's sequence has before its position: the values of the order columns, then the file's rank.
 
     The rank's leading `1|` stays in front of all, so that changes sort above full-load rows in any format.
     """
-    position = pc.utf8_lpad(pa.array(range(rows.num_rows), pa.int64()).cast(pa.string()), POSITION_DIGITS, "0")
     rank = file_rank(file, info.last_modified)
     order = file.table.order
-    if order.column is None or file.kind is Kind.FULL:
-        return pa.chunked_array([pc.binary_join_element_wise(rank, position, "|")])
-    column = _find(rows.schema, order.column)
-    if column is None:
-        raise PermanentError(
-            f"{name}: the order column {order.column!r} is not in the file; add it to the DMS task, or "
-            'set order.by = "file" (which begins a new generation)'
-        )
-    values = rows[column].combine_chunks()
-    if values.null_count:
-        row = pc.index(pc.is_null(values), True).as_py()
-        raise PermanentError(f"{name}: row {row + 1} has no value in the order column {column!r}")
-    encoded = _digits(name, column, values) if order.by is OrderBy.CHANGE_SEQ else _timestamps(name, column, values)
+    if not order.names or file.kind is Kind.FULL:
+        return pa.repeat(pa.scalar(rank), rows.num_rows)
+    encoded = []
+    for wanted in order.names:
+        column = _find(rows.schema, wanted)
+        if column is None:
+            raise PermanentError(
+                f"{name}: the order column {wanted!r} is not in the file; let the source write it, or "
+                'set order.by = "file" (which begins a new generation)'
+            )
+        values = rows[column].combine_chunks()
+        if values.null_count:
+            row = pc.index(pc.is_null(values), True).as_py()
+            raise PermanentError(f"{name}: row {row + 1} has no value in the order column {column!r}")
+        if order.by is OrderBy.TIMESTAMP:
+            encoded.append(_timestamps(name, column, values))
+        else:
+            encoded.append(_digits(name, column, values, binlogs=order.by is OrderBy.NUMBER))
     head, tail = rank.split("|", 1)
-    return pa.chunked_array([pc.binary_join_element_wise(head, encoded, tail, position, "|")])
+    return pc.binary_join_element_wise(head, *encoded, tail, "|")
 
 
-def _digits(name: str, column: str, values: pa.Array) -> pa.Array:
+def _sequence(ranks: pa.Array, positions: pa.Array) -> pa.ChunkedArray:
+    """`_cdc_seq` for each row: its rank, then its position in the file."""
+    padded = pc.utf8_lpad(positions.cast(pa.string()), POSITION_DIGITS, "0")
+    return pa.chunked_array([pc.binary_join_element_wise(ranks, padded, "|")])
+
+
+def _just_before(ranks: pa.Array, positions: pa.Array) -> pa.ChunkedArray:
+    """Sequences below those of the rows at `positions` and above all that are lower: the position before, and `~`.
+
+    (Before position 0 stands `0000000000-1~`, which is less than `000000000000`, as `-` is less than `0`.)
+    """
+    before = _sequence(ranks, pc.subtract(positions, 1))
+    return pc.binary_join_element_wise(before, "~", "")
+
+
+def _digits(name: str, column: str, values: pa.Array, *, binlogs: bool) -> pa.Array:
     is_ = pa.types
     if not (
         is_.is_string(values.type)
@@ -203,14 +361,17 @@ def _digits(name: str, column: str, values: pa.Array) -> pa.Array:
             f"{name}: the order column {column!r} has the type {values.type}, expected text of digits or a whole number"
         )
     text = pc.utf8_trim_whitespace(values.cast(pa.string()))
-    good = pc.and_(pc.match_substring_regex(text, r"^[0-9]+$"), pc.less_equal(pc.utf8_length(text), CHANGE_SEQ_DIGITS))
+    digits = pc.replace_substring_regex(text, _BINLOG, r"\1") if binlogs else text
+    good = pc.and_(
+        pc.match_substring_regex(digits, r"^[0-9]+$"), pc.less_equal(pc.utf8_length(digits), CHANGE_SEQ_DIGITS)
+    )
     if not pc.all(good).as_py() and len(text):
         row = pc.index(good, False).as_py()
         raise PermanentError(
             f"{name}: row {row + 1} has {text[row].as_py()!r} in the order column {column!r}, expected "
             f"up to {CHANGE_SEQ_DIGITS} digits"
         )
-    return pc.utf8_lpad(text, CHANGE_SEQ_DIGITS, "0")
+    return pc.utf8_lpad(digits, CHANGE_SEQ_DIGITS, "0")
 
 
 def _timestamps(name: str, column: str, values: pa.Array) -> pa.Array:
@@ -222,7 +383,8 @@ def _timestamps(name: str, column: str, values: pa.Array) -> pa.Array:
         ) from error
     micros = moments.cast(pa.int64())
     if len(micros) and pc.min(micros).as_py() < 0:
-        raise PermanentError(f"{name}: the order column {column!r} holds a time before 1970")
+        row = pc.index(pc.less(micros, 0), True).as_py()
+        raise PermanentError(f"{name}: row {row + 1} has a time before 1970 in the order column {column!r}")
     return pc.utf8_lpad(micros.cast(pa.string()), 20, "0")
 
 
@@ -249,6 +411,26 @@ def _needs_conversion(name: str, found: pa.Schema, info: ObjectInfo) -> bool:
             f"large ({info.size_bytes} bytes) to be rewritten: lower MaxFileSize in the DMS endpoint, or leave them out"
         )
     return bool(strange)
+
+
+def _holds_deletes(name: str, parquet: pq.ParquetFile, table: Table, control: _Control, info: ObjectInfo) -> bool:
+    """Whether a full-load file has rows that are deleted: the engine, which reads it whole, would insert them.
+
+    Raises:
+        PermanentError: it has, and is too large to be rewritten here; or it holds an unknown operation.
+    """
+    columns = [column for column in (control.op, control.marker) if column is not None]
+    for group in range(parquet.num_row_groups if columns else 0):
+        rows = parquet.read_row_group(group, columns=columns, use_threads=False)
+        operations = _marked(name, rows, table, control.marker, _operations(name, rows, table, control.op))
+        if pc.any(pc.equal(operations, "D")).as_py():
+            if info.size_bytes > PREFETCH_BYTES:
+                raise PermanentError(
+                    f"{name}: a full load with deleted rows that is too large ({info.size_bytes} bytes) to be "
+                    "rewritten: write it without them, or in smaller files"
+                )
+            return True
+    return False
 
 
 def _check_full_load(name: str, parquet: pq.ParquetFile, plan: ColumnPlan, table: Table, keys: dict[str, str]) -> None:
