@@ -55,14 +55,22 @@ locals {
         target      = table.target == null ? split("/", key)[1] : table.target
         mode        = table.mode == null ? (length(table.primary_key) > 0 ? "merge" : "append") : table.mode
         primary_key = table.primary_key
-        order = {
-          by     = table.order.by
-          column = table.order.column
+        files = {
+          path      = table.files.path == null ? "${key}/" : table.files.path
+          full_load = table.files.full_load
+          changes   = table.files.changes
         }
+        order = {
+          by      = table.order.by
+          column  = table.order.column
+          columns = table.order.columns
+        }
+        op            = table.op
+        delete_marker = table.delete_marker
+        before_image  = table.before_image
         deletes       = table.deletes
         schema_drift  = table.schema_drift
         missing_table = table.missing_table
-        op_column     = table.op_column
       }
     }
     loader = {

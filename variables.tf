@@ -135,24 +135,49 @@ variable "tables" {
     - `target`: name of the Firebolt table. Default: the part after the slash.
     - `primary_key`: the columns that identify a row.
     - `mode`: `merge` (needs a primary key) or `append` (keeps every change). Default: `merge` with a primary key, otherwise `append`.
-    - `order`: what orders the changes of one key. `by = "file"` is the file's time stamp and the position in it; `change_seq` and `timestamp` read the column named in `column`.
+    - `order`: what orders the changes of one key. `by = "file"` is the stamp in the file's name and the position in it; `change_seq`, `timestamp` and `number` read the column named in `column`, or several `columns` that compare one after another.
     - `deletes`: `hard`, `soft` (flags the row) or `ignore`.
     - `schema_drift`: what to do with a column that the target lacks: `add`, `fail` or `ignore`.
     - `missing_table`: `create` or `fail`.
-    - `op_column`: the column that holds I, U or D.
+
+    For sources that are not DMS (docs/sources.md has examples):
+    - `files`: `path` is where the files lie below `source_bucket.prefix`, empty or ending in `/` (default `schema/table/`; the longest path that fits wins). `full_load` and `changes` are regular expressions for the whole file name without suffix; the text of the group `(?P<stamp>…)` in `changes` orders the files.
+    - `op`: the column that says what a row does, and the values that mean an insert, update or delete. A value in no list fails the file.
+    - `delete_marker`: a column of which some values mean that the row is deleted. It is not loaded unless `keep = true`.
+    - `before_image`: prefix and suffix of the columns with former values, as DMS's rule add-before-image-columns adds them. A row whose key changed is then moved.
   EOT
   type = map(object({
     target      = optional(string)
     mode        = optional(string)
     primary_key = optional(list(string), [])
-    order = optional(object({
-      by     = optional(string, "file")
-      column = optional(string)
+    files = optional(object({
+      path      = optional(string)
+      full_load = optional(string, "LOAD[0-9A-Fa-f]{8,}")
+      changes   = optional(string, "(?P<stamp>[0-9]{8}-[0-9]{1,20})")
     }), {})
+    order = optional(object({
+      by      = optional(string, "file")
+      column  = optional(string)
+      columns = optional(list(string), [])
+    }), {})
+    op = optional(object({
+      column = optional(string, "Op")
+      insert = optional(list(string), ["I"])
+      update = optional(list(string), ["U"])
+      delete = optional(list(string), ["D"])
+    }), {})
+    delete_marker = optional(object({
+      column = string
+      values = list(string)
+      keep   = optional(bool, false)
+    }))
+    before_image = optional(object({
+      prefix = optional(string, "BI_")
+      suffix = optional(string, "")
+    }))
     deletes       = optional(string, "hard")
     schema_drift  = optional(string, "add")
     missing_table = optional(string, "create")
-    op_column     = optional(string, "Op")
   }))
   default  = {}
   nullable = false
@@ -201,13 +226,54 @@ variable "tables" {
   }
 
   validation {
-    condition     = alltrue([for table in values(var.tables) : contains(["file", "change_seq", "timestamp"], table.order.by)])
-    error_message = "order.by must be \"file\", \"change_seq\" or \"timestamp\"."
+    condition     = alltrue([for table in values(var.tables) : contains(["file", "change_seq", "timestamp", "number"], table.order.by)])
+    error_message = "order.by must be \"file\", \"change_seq\", \"timestamp\" or \"number\"."
   }
 
   validation {
-    condition     = alltrue([for table in values(var.tables) : (table.order.by == "file") == (table.order.column == null)])
-    error_message = "order.column names the column to order by: required with order.by \"change_seq\" or \"timestamp\", not allowed with \"file\"."
+    condition = alltrue([
+      for table in values(var.tables) :
+      table.order.by == "file" ? table.order.column == null && length(table.order.columns) == 0 : (table.order.column == null) != (length(table.order.columns) == 0)
+    ])
+    error_message = "order.column, or order.columns, names what to order by: one of them is required with order.by \"change_seq\", \"timestamp\" or \"number\", and neither is allowed with \"file\"."
+  }
+
+  validation {
+    condition = alltrue([
+      for table in values(var.tables) :
+      table.order.column != "" && length(distinct(table.order.columns)) == length(table.order.columns) && !contains(table.order.columns, "")
+    ])
+    error_message = "order.columns must list each column once, and no empty name."
+  }
+
+  validation {
+    condition     = alltrue([for table in values(var.tables) : table.files.path == null ? true : can(regex("^([^/].*/)?$", table.files.path))])
+    error_message = "files.path must be empty (the source prefix itself), or end in \"/\" and not start with one, as in \"topics/orders/\". Not so: ${join(", ", [for key, table in var.tables : key if table.files.path == null ? false : !can(regex("^([^/].*/)?$", table.files.path))])}."
+  }
+
+  validation {
+    condition     = length(var.tables) == length(distinct([for key, table in var.tables : table.files.path == null ? "${key}/" : table.files.path]))
+    error_message = "Two entries of tables have their files below the same path, so nobody could say whose a file is. Give each its own files.path (default: \"schema/table/\")."
+  }
+
+  # What Terraform (RE2) and the handler (Python) both read, and read alike. Groups without a name cannot stand beside
+  # one with a name in Terraform.
+  validation {
+    condition = alltrue(flatten([
+      for table in values(var.tables) : [
+        for pattern in [table.files.full_load, table.files.changes] :
+        can(regexall(pattern, "")) && length(regexall("\\(\\?[^:P]|\\\\[pPzQECx]|\\[\\[:|\\{,", pattern)) == 0
+      ]
+    ]))
+    error_message = "files.full_load and files.changes must be regular expressions that both RE2 and Python read: no lookaround, flags, back references, \\p, \\x, \\z, \\Q or [[:class:]]; write (?:…) for a group that is not (?P<stamp>…). Not so: ${join(", ", [for key, table in var.tables : key if !alltrue([for pattern in [table.files.full_load, table.files.changes] : can(regexall(pattern, "")) && length(regexall("\\(\\?[^:P]|\\\\[pPzQECx]|\\[\\[:|\\{,", pattern)) == 0])])}."
+  }
+
+  validation {
+    condition = alltrue([
+      for table in values(var.tables) :
+      (table.mode == null ? length(table.primary_key) == 0 : table.mode != "merge") || table.order.by != "file" || strcontains(table.files.changes, "(?P<stamp>")
+    ])
+    error_message = "A table that is merged needs an order of its changes: a group (?P<stamp>…) in files.changes, or order columns. Without: ${join(", ", [for key, table in var.tables : key if table.order.by == "file" && !strcontains(table.files.changes, "(?P<stamp>")])}."
   }
 
   validation {
@@ -226,8 +292,57 @@ variable "tables" {
   }
 
   validation {
-    condition     = alltrue([for table in values(var.tables) : length(table.op_column) > 0])
-    error_message = "op_column must name the column that holds I, U or D."
+    condition = alltrue([
+      for table in values(var.tables) :
+      table.op.column != "" && length(concat(table.op.insert, table.op.update, table.op.delete)) > 0
+    ])
+    error_message = "op.column must name the column that says what a row does, and op.insert, op.update and op.delete at least one value."
+  }
+
+  validation {
+    condition = alltrue([
+      for table in values(var.tables) :
+      length(distinct(concat(table.op.insert, table.op.update, table.op.delete))) == length(concat(table.op.insert, table.op.update, table.op.delete))
+    ])
+    error_message = "A value can stand only once in op.insert, op.update and op.delete."
+  }
+
+  validation {
+    condition = alltrue([
+      for table in values(var.tables) :
+      table.delete_marker == null ? true : table.delete_marker.column != "" && length(table.delete_marker.values) > 0
+    ])
+    error_message = "delete_marker needs a column, and in values at least one that means deleted, as in { column = \"__deleted\", values = [\"true\"] }."
+  }
+
+  validation {
+    condition = alltrue([
+      for table in values(var.tables) :
+      table.before_image == null ? true : "${table.before_image.prefix}${table.before_image.suffix}" != ""
+    ])
+    error_message = "before_image needs a prefix or a suffix: the one in DMS's rule add-before-image-columns."
+  }
+
+  validation {
+    condition = alltrue([
+      for table in values(var.tables) :
+      table.before_image == null || (table.mode == null ? length(table.primary_key) > 0 : table.mode == "merge")
+    ])
+    error_message = "before_image is for tables with mode \"merge\": an append table keeps every row as it is."
+  }
+
+  validation {
+    condition = alltrue(flatten([
+      for table in values(var.tables) : [
+        for column in table.primary_key :
+        column != table.op.column
+        && (table.delete_marker == null ? true : table.delete_marker.keep || column != table.delete_marker.column)
+        && (table.before_image == null ? true : !(
+          startswith(column, table.before_image.prefix) && endswith(column, table.before_image.suffix)
+        ))
+      ]
+    ]))
+    error_message = "primary_key must not name the op column, the delete marker (unless it has keep = true) or a before-image column: they are not loaded."
   }
 }
 

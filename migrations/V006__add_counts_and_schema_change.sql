@@ -3,6 +3,8 @@
 ALTER TABLE cdc_processed_files ADD COLUMN IF NOT EXISTS schema_change TEXT NULL;
 ALTER TABLE cdc_processed_files ADD COLUMN IF NOT EXISTS rows_collapsed BIGINT NULL;
 ALTER TABLE cdc_processed_files ADD COLUMN IF NOT EXISTS rows_dropped BIGINT NULL;
+ALTER TABLE cdc_processed_files ADD COLUMN IF NOT EXISTS rows_moved BIGINT NULL;
 ALTER TABLE cdc_applied ADD COLUMN IF NOT EXISTS schema_change TEXT NULL;
 ALTER TABLE cdc_applied ADD COLUMN IF NOT EXISTS rows_collapsed BIGINT NULL;
 ALTER TABLE cdc_applied ADD COLUMN IF NOT EXISTS rows_dropped BIGINT NULL;
+ALTER TABLE cdc_applied ADD COLUMN IF NOT EXISTS rows_moved BIGINT NULL;

@@ -297,7 +297,8 @@ class Applier:
         found = _count(tx, ident(part.place.destination)) - before
         if found != rows:
             raise TransientError(
-                f"{part.place.destination}: the engine inserted {found} rows, the files have {rows}; nothing was applied"
+                f"{part.place.destination}: the engine inserted {found} rows, the files have {rows}; "
+                "nothing was applied"
             )
 
     def _prepare_target(self, tx: Transaction, part: Part) -> None:
@@ -348,7 +349,7 @@ class Applier:
         selected = f"SELECT {idents([*names, *extra], 'p.')} FROM {reading} AS p"
         absent = [c.name for c in part.columns if c.nullable and c.name not in names and c.name not in schema.RESERVED]
         tx.execute(*self._statement(part, names, selected, where, load_id, absent))
-        buries = part.place.table.mode is Mode.MERGE and part.place.table.deletes is Deletes.HARD
+        buries = part.place.table.mode is Mode.MERGE and part.place.table.buries
         if buries and any(counts.rows_deleted for counts in part.counts.values()):
             tx.execute(*self._tombstones(part, reading, where, load_id))
 
@@ -406,19 +407,20 @@ class Applier:
                 counts.rows_deleted,
                 counts.rows_collapsed,
                 counts.rows_dropped,
+                counts.rows_moved,
                 said,
             ]
         names = (
             "applied_id, file_id, key_id, file_key, etag, kind, modified, rows_read, rows_upserted, rows_deleted, "
-            "rows_collapsed, rows_dropped, schema_change"
+            "rows_collapsed, rows_dropped, rows_moved, schema_change"
         )
         row = f"({marks(range(len(values) // len(part.files)))})"
         tx.execute(
             "INSERT INTO cdc_applied (applied_id, file_id, key_id, file_key, etag, kind, file_modified_at, rows_read, "
-            "rows_upserted, rows_deleted, rows_collapsed, rows_dropped, schema_change, "
+            "rows_upserted, rows_deleted, rows_collapsed, rows_dropped, rows_moved, schema_change, "
             "pipeline, target_table, generation, load_id, applied_at) "
             "SELECT v.applied_id, v.file_id, v.key_id, v.file_key, v.etag, v.kind, CAST(v.modified AS TIMESTAMPTZ), "
-            "v.rows_read, v.rows_upserted, v.rows_deleted, v.rows_collapsed, v.rows_dropped, "
+            "v.rows_read, v.rows_upserted, v.rows_deleted, v.rows_collapsed, v.rows_dropped, v.rows_moved, "
             "NULLIF(v.schema_change, ''), ?, ?, ?, ?, CURRENT_TIMESTAMP "
             f"FROM (VALUES {', '.join([row] * len(part.files))}) AS v ({names}) WHERE EXISTS ({_GUARD})",
             [
@@ -542,7 +544,7 @@ def merge_statement(
     batches were cut.
     """
     table = part.place.table
-    hard, soft = table.deletes is Deletes.HARD, table.deletes is Deletes.SOFT
+    hard, soft = table.buries, table.deletes is Deletes.SOFT
     source = f"SELECT s.* FROM ({selected}) AS s"
     values = list(parameters)
     if hard:

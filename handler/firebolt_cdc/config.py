@@ -22,6 +22,12 @@ ROLE_PAUSES_SECONDS = (2.0, 4.0, 8.0, 16.0)
 and the first apply invokes the migrate function right after it made one."""
 
 
+DMS_FULL_LOAD = "LOAD[0-9A-Fa-f]{8,}"
+DMS_CHANGES = "(?P<stamp>[0-9]{8}-[0-9]{1,20})"
+"""DMS's file names (AWS DMS guide, "Using Amazon S3 as a target"): a hexadecimal counter, or a date and a time with a
+varying number of digits. The module's variables.tf has the same defaults."""
+
+
 class Model(BaseModel):
     """Strict about names: a key that this version does not know is an error, never ignored."""
 
@@ -36,11 +42,15 @@ class Mode(StrEnum):
 
 
 class OrderBy(StrEnum):
-    """What orders the changes of a key: the file's time stamp, AR_H_CHANGE_SEQ, or a timestamp column."""
+    """What orders the changes of a key: the stamp in the file's name, or columns.
+
+    `change_seq` is AR_H_CHANGE_SEQ, `timestamp` a time, `number` a whole number that is not negative.
+    """
 
     FILE = "file"
     CHANGE_SEQ = "change_seq"
     TIMESTAMP = "timestamp"
+    NUMBER = "number"
 
 
 class Deletes(StrEnum):
@@ -75,21 +85,135 @@ class Unlisted(StrEnum):
 
 
 class Order(Model):
-    """The order of a table's changes; `column` is needed for all but `file`."""
+    """The order of a table's changes; one `column`, or several `columns` that compare one after another."""
 
     by: OrderBy = OrderBy.FILE
     column: str | None = None
+    columns: tuple[str, ...] = ()
 
     @model_validator(mode="after")
-    def _column_fits(self) -> Self:
-        if (self.by is OrderBy.FILE) == (self.column is not None):
-            raise ValueError(f"order.column must be {'left out' if self.column else 'named'} for order.by = {self.by}")
+    def _columns_fit(self) -> Self:
+        if self.column is not None and self.columns:
+            raise ValueError("order.column and order.columns exclude each other")
+        if (self.by is OrderBy.FILE) == bool(self.names):
+            raise ValueError(f"order.column must be {'left out' if self.names else 'named'} for order.by = {self.by}")
+        if len(set(self.names)) != len(self.names) or not all(self.names):
+            raise ValueError("order.columns must name each column once, and no empty name")
         return self
 
     @property
-    def format(self) -> str:
-        """Names the encoding of `_cdc_seq`; a table whose format changes needs a new generation."""
-        return "file" if self.column is None else f"{self.by}:{self.column}"
+    def names(self) -> tuple[str, ...]:
+        """The columns, the most significant first; none for `file`."""
+        return self.columns if self.column is None else (self.column,)
+
+    @property
+    def encoding(self) -> str:
+        """Names how the columns' values stand in `_cdc_seq`."""
+        if not self.names:
+            return "file"
+        return f"{self.by}:{self.names[0]}" if len(self.names) == 1 else f"{self.by}[]:{json.dumps(self.names)}"
+
+
+class Files(Model):
+    """Where a table's files lie and what their names say.
+
+    Attributes:
+        path: the part of their keys after the source prefix, empty or ending in `/`. None: `schema/table/`.
+        full_load: the name, without suffix, of a file of a full load; matched as a whole, before `changes`.
+        changes: the name of a file of changes. The text of its group `stamp` orders the files.
+    """
+
+    path: str | None = None
+    full_load: str = DMS_FULL_LOAD
+    changes: str = DMS_CHANGES
+
+    @model_validator(mode="after")
+    def _readable(self) -> Self:
+        if self.path and (self.path.startswith("/") or not self.path.endswith("/")):
+            raise ValueError(f"files.path {self.path!r} must be empty, or end in / and not start with one")
+        for setting, pattern in (("full_load", self.full_load), ("changes", self.changes)):
+            try:
+                re.compile(pattern, re.ASCII)
+            except re.error as error:
+                raise ValueError(f"files.{setting} {pattern!r} is not a regular expression: {error}") from error
+        return self
+
+    @cached_property
+    def full_load_pattern(self) -> re.Pattern[str]:
+        """To be matched against a whole name."""
+        return re.compile(self.full_load, re.ASCII)
+
+    @cached_property
+    def changes_pattern(self) -> re.Pattern[str]:
+        """To be matched against a whole name."""
+        return re.compile(self.changes, re.ASCII)
+
+    @property
+    def named_by_dms(self) -> bool:
+        """Whether the stamp is DMS's, whose digits after the dash are a time of day cut off anywhere."""
+        return self.changes == DMS_CHANGES
+
+    @property
+    def stamped(self) -> bool:
+        """Whether names say the order of files."""
+        return "stamp" in self.changes_pattern.groupindex
+
+
+class Op(Model):
+    """The column that says what a row does, and its values; compared as text."""
+
+    column: str = "Op"
+    insert: tuple[str, ...] = ("I",)
+    update: tuple[str, ...] = ("U",)
+    delete: tuple[str, ...] = ("D",)
+
+    @model_validator(mode="after")
+    def _distinct(self) -> Self:
+        if not self.column:
+            raise ValueError("op.column must name a column")
+        if len(set(self.values)) != len(self.values) or not self.values:
+            raise ValueError("op.insert, op.update and op.delete must hold each value once, and at least one")
+        return self
+
+    @property
+    def values(self) -> tuple[str, ...]:
+        """Every value that is known."""
+        return self.insert + self.update + self.delete
+
+    @property
+    def written_by_dms(self) -> bool:
+        """Whether it is DMS's own column, which DMS leaves out where every row is an insert."""
+        return self == Op()
+
+
+class DeleteMarker(Model):
+    """A column that marks deleted rows; `values` are compared as text. `keep`: it is data as well."""
+
+    column: str = Field(min_length=1)
+    values: tuple[str, ...] = Field(min_length=1)
+    keep: bool = False
+
+
+class BeforeImage(Model):
+    """How the columns with a row's former values are named (DMS's rule add-before-image-columns)."""
+
+    prefix: str = "BI_"
+    suffix: str = ""
+
+    @model_validator(mode="after")
+    def _marked(self) -> Self:
+        if not self.prefix and not self.suffix:
+            raise ValueError("before_image needs a prefix or a suffix")
+        return self
+
+    def name(self, column: str) -> str:
+        """The before-image column of a column."""
+        return f"{self.prefix}{column}{self.suffix}"
+
+    def is_named(self, column: str) -> bool:
+        """Whether a column is a before-image column."""
+        marks = len(self.prefix) + len(self.suffix)
+        return len(column) > marks and column.startswith(self.prefix) and column.endswith(self.suffix)
 
 
 class Table(Model):
@@ -98,17 +222,55 @@ class Table(Model):
     target: str
     mode: Mode
     primary_key: tuple[str, ...] = ()
+    files: Files = Files()
     order: Order = Order()
+    op: Op = Op()
+    delete_marker: DeleteMarker | None = None
+    before_image: BeforeImage | None = None
     deletes: Deletes = Deletes.HARD
     schema_drift: Drift = Drift.ADD
     missing_table: MissingTable = MissingTable.CREATE
-    op_column: str = "Op"
 
     @model_validator(mode="after")
     def _merge_has_key(self) -> Self:
         if self.mode is Mode.MERGE and not self.primary_key:
             raise ValueError(f"table {self.target}: mode merge needs primary_key; use mode append for a table without")
         return self
+
+    @model_validator(mode="after")
+    def _merge_has_order(self) -> Self:
+        if self.mode is Mode.MERGE and not self.files.stamped and not self.order.names:
+            raise ValueError(
+                f"table {self.target}: mode merge needs the order of files: a group (?P<stamp>…) in files.changes, or "
+                "order columns"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _control_is_no_key(self) -> Self:
+        control = {self.op.column}
+        if self.delete_marker is not None and not self.delete_marker.keep:
+            control.add(self.delete_marker.column)
+        if self.before_image is not None:
+            if self.mode is not Mode.MERGE:
+                raise ValueError(f"table {self.target}: before_image is for mode merge; an append table keeps all rows")
+            control |= {key for key in self.primary_key if self.before_image.is_named(key)}
+        if wrong := sorted(control & set(self.primary_key)):
+            raise ValueError(f"table {self.target}: {wrong} cannot be both primary_key and a column that is no data")
+        return self
+
+    @property
+    def order_format(self) -> str:
+        """Names the encoding of `_cdc_seq`; a table whose format changes needs a new generation."""
+        return self.order.encoding + ("" if self.files.named_by_dms else f" {self.files.changes}")
+
+    @property
+    def buries(self) -> bool:
+        """Whether a staged `D` removes its row and leaves a tombstone.
+
+        With `deletes = "ignore"` the source's own are never staged; what is left are old keys of rows that moved.
+        """
+        return self.deletes is Deletes.HARD or (self.deletes is Deletes.IGNORE and self.before_image is not None)
 
 
 class Source(Model):
@@ -217,6 +379,26 @@ class Config(Model):
             seen[table.target] = source
         return self
 
+    @model_validator(mode="after")
+    def _paths_are_unique(self) -> Self:
+        seen: dict[str, str] = {}
+        for source in self.tables:
+            path = self.path(source)
+            if path in seen:
+                raise ValueError(f"tables: the files of {seen[path]} and {source} both lie below {path!r}")
+            seen[path] = source
+        return self
+
+    def path(self, source: str) -> str:
+        """Where the files of a listed table lie below the source prefix."""
+        path = self.tables[source].files.path
+        return f"{source}/" if path is None else path
+
+    @cached_property
+    def sources(self) -> dict[str, str]:
+        """The listed table by its path."""
+        return {self.path(source): source for source in self.tables}
+
     @cached_property
     def unlisted_turn(self) -> str:
         """The `cdc_tables` row that files of unlisted tables and unreadable names share."""
@@ -247,7 +429,7 @@ class Config(Model):
     @property
     def turns(self) -> dict[str, str]:
         """Order format by turn (target table, or the shared row): what the migrate function seeds."""
-        return {self.unlisted_turn: "file"} | {table.target: table.order.format for table in self.tables.values()}
+        return {self.unlisted_turn: "file"} | {table.target: table.order_format for table in self.tables.values()}
 
 
 def parse(text: str | bytes, origin: str) -> Config:

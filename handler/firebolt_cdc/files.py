@@ -1,7 +1,8 @@
 """What a file is: its identity, its place in the table map, and its rank among the changes of its table.
 
-Names and layout follow the AWS DMS guide, "Using Amazon S3 as a target": `schema/table/[date folders/]file`,
-`LOAD` and a hexadecimal counter for full loads, a date and time with a varying number of digits for changes.
+Unless `tables` says otherwise, names and layout follow the AWS DMS guide, "Using Amazon S3 as a target":
+`schema/table/[date folders/]file`, `LOAD` and a hexadecimal counter for full loads, a date and time with a varying
+number of digits for changes.
 """
 
 from __future__ import annotations
@@ -12,13 +13,16 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
 
-from firebolt_cdc.config import Config, Mode, Table, Unlisted
+from firebolt_cdc.config import Config, Files, Mode, Table, Unlisted
 from firebolt_cdc.errors import PermanentError
 
-_FULL_LOAD = re.compile(r"LOAD[0-9A-Fa-f]{8,}$")
-_CHANGES = re.compile(r"(\d{8})-(\d{1,20})$")
+_NUMBERS = re.compile("[0-9]+")
 STAMP_DIGITS = 20
-"""Digits after the dash of a change file's name, padded on the right so that text order is time order."""
+"""Digits after the dash of a DMS change file's name, padded on the right so that text order is time order."""
+NUMBER_DIGITS = 24
+"""Digits of each number in any other stamp, padded on the left: a date and time to the nanosecond has 23."""
+_STAMP_END = "!"
+"""Less than every character of a stamp, so that a stamp sorts before its continuations."""
 
 
 class Kind(StrEnum):
@@ -63,7 +67,7 @@ class SourceFile:
     source_table: str
     kind: Kind
     stamp: str
-    """Change files: the time in the name, `YYYYMMDD-` and 20 digits. Full load: empty."""
+    """Change files: what orders them by name, see `stamp_text`. Empty where names say nothing, and for a full load."""
     table: Table
     turn: str
     """The `cdc_tables` row under which it loads: the target's own, or the shared one of unlisted tables."""
@@ -96,25 +100,12 @@ def file_key(config: Config, key: str) -> str:
     return key.removeprefix(config.source.prefix)
 
 
-def folder(config: Config, source_table: str) -> str:
-    """The prefix below which the files of a table lie."""
-    return f"{config.source.prefix}{source_table}/"
-
-
-def kind_of(config: Config, key: str) -> Kind | None:
-    """What the name of an object says it is; None where it is no file of DMS's."""
-    if not key.endswith(config.source.suffix):
-        return None
-    stem = key.rsplit("/", 1)[-1].removesuffix(config.source.suffix)
-    return Kind.FULL if _FULL_LOAD.match(stem) else Kind.CHANGE if _CHANGES.match(stem) else None
-
-
 def identify(config: Config, version: FileVersion) -> SourceFile:
     """Say what a file version is and where it goes.
 
     Raises:
         SkippedError: its table is not listed and such tables are skipped.
-        PermanentError: it is not a file of this pipeline, or not named as DMS names files, or its table is not
+        PermanentError: it is not a file of this pipeline, or not named as its table's files are, or its table is not
             listed and such files fail.
     """
     source = config.source
@@ -125,27 +116,26 @@ def identify(config: Config, version: FileVersion) -> SourceFile:
             f"{version}: not below {source.prefix!r} with the suffix {source.suffix!r}; check the rule that sent it"
         )
     name = file_key(config, version.key)
+    stem = name.rpartition("/")[2].removesuffix(source.suffix)
+    listed = _listed(config, name)
+    if listed is not None:
+        table = config.tables[listed]
+        kind, stamp = _what(version, stem, table.files)
+        return SourceFile(version, name, listed, kind, stamp, table, table.target)
     parts = name.split("/")
     if len(parts) < 3 or not all(parts):
         raise PermanentError(f"{version}: expected {source.prefix}schema/table/[date/]file{source.suffix}")
-    stem = parts[-1].removesuffix(source.suffix)
-    if _FULL_LOAD.match(stem):
-        kind, stamp = Kind.FULL, ""
-    elif match := _CHANGES.match(stem):
-        kind, stamp = Kind.CHANGE, f"{match[1]}-{match[2]:0<{STAMP_DIGITS}}"
-    else:
-        raise PermanentError(
-            f"{version}: the name is neither LOAD and a counter nor YYYYMMDD-time, so its place in "
-            "the order of changes is unknown"
-        )
+    kind, stamp = _what(version, stem, Files())
     source_table = "/".join(parts[:2])
-    table = config.tables.get(source_table)
-    if table is not None:
-        return SourceFile(version, name, source_table, kind, stamp, table, table.target)
     if config.unlisted_tables is Unlisted.SKIP:
         raise SkippedError(
             f"{version}: the table {source_table} is not in the table map and such files are skipped; "
             f"list it and run `firebolt-cdc retry` to load it"
+        )
+    if source_table in config.tables:
+        raise PermanentError(
+            f"{version}: the files of {source_table} lie below {source.prefix + config.path(source_table)!r}, says the "
+            "table map; move the file, or correct files.path and apply, then run `firebolt-cdc retry`"
         )
     if config.unlisted_tables is Unlisted.FAIL:
         raise PermanentError(
@@ -153,7 +143,7 @@ def identify(config: Config, version: FileVersion) -> SourceFile:
             "apply, then run `firebolt-cdc retry`"
         )
     target = parts[1]
-    if any(target == listed.target for listed in config.tables.values()):
+    if any(target == table.target for table in config.tables.values()):
         raise PermanentError(
             f"{version}: the unlisted table {source_table} would load into {target}, which another "
             "source fills; list it with a target of its own"
@@ -161,6 +151,72 @@ def identify(config: Config, version: FileVersion) -> SourceFile:
     return SourceFile(
         version, name, source_table, kind, stamp, Table(target=target, mode=Mode.APPEND), config.unlisted_turn
     )
+
+
+def folder(config: Config, source_table: str) -> str:
+    """The prefix below which the files of a table lie."""
+    return config.source.prefix + (config.path(source_table) if source_table in config.tables else f"{source_table}/")
+
+
+def kind_of(config: Config, version: FileVersion) -> Kind | None:
+    """What the name of an object says it is; None where no table takes it."""
+    try:
+        return identify(config, version).kind
+    except PermanentError:
+        return None
+
+
+def _listed(config: Config, name: str) -> str | None:
+    """The listed table with the longest path that the file lies below."""
+    end = len(name)
+    while (end := name.rfind("/", 0, end)) >= 0:
+        if (found := config.sources.get(name[: end + 1])) is not None:
+            return found
+    return config.sources.get("")
+
+
+def _what(version: FileVersion, stem: str, files: Files) -> tuple[Kind, str]:
+    """What a name says: the kind of file, and its stamp."""
+    if files.full_load_pattern.fullmatch(stem):
+        return Kind.FULL, ""
+    match = files.changes_pattern.fullmatch(stem)
+    if match is None:
+        wanted = (
+            "neither LOAD and a counter nor YYYYMMDD-time"
+            if files == Files(path=files.path)
+            else f"neither files.full_load ({files.full_load}) nor files.changes ({files.changes})"
+        )
+        raise PermanentError(f"{version}: the name is {wanted}, so its place in the order of changes is unknown")
+    if not files.stamped:
+        return Kind.CHANGE, ""
+    try:
+        return Kind.CHANGE, stamp_text(match["stamp"] or "", dms=files.named_by_dms)
+    except ValueError as error:
+        raise PermanentError(f"{version}: {error}, so its place in the order of changes is unknown") from error
+
+
+def stamp_text(stamp: str, *, dms: bool) -> str:
+    """Encode the stamp in a file's name so that text order is the order of files.
+
+    DMS's stamp, `YYYYMMDD-` and digits, is a time that is cut off anywhere: zeros are added on its right. In any other
+    stamp each run of digits compares as a whole number (`9` before `10`), other characters by code point, and a stamp
+    before its continuations (`7` before `7-1`). Dates and times compare rightly if their fields have fixed width;
+    hexadecimal numbers do not.
+
+    Raises:
+        ValueError: nothing to order by, a character that could not be ordered, or a number of too many digits.
+    """
+    if dms:
+        day, digits = stamp.split("-")
+        return f"{day}-{digits:0<{STAMP_DIGITS}}"
+    if not stamp or min(stamp) <= _STAMP_END:
+        raise ValueError(
+            f"the stamp {stamp!r} in the name is empty, or holds a space, an exclamation mark or a control character"
+        )
+    numbers = [number.lstrip("0") for number in _NUMBERS.findall(stamp)]
+    if any(len(number) > NUMBER_DIGITS for number in numbers):
+        raise ValueError(f"the stamp {stamp!r} in the name holds a number of more than {NUMBER_DIGITS} digits")
+    return _NUMBERS.sub(lambda match: match[0].lstrip("0").zfill(NUMBER_DIGITS), stamp) + _STAMP_END
 
 
 def file_rank(file: SourceFile, last_modified: datetime) -> str:

@@ -138,7 +138,7 @@ class Ledger:
             turn=turns.get(file.turn),
             row=rows.get(file.version.file_id),
             pipeline=self._config.source.pipeline,
-            order_format=file.table.order.format,
+            order_format=file.table.order_format,
             max_attempts=self._config.loader.max_attempts,
             reloaded=reloaded,
         )
@@ -328,11 +328,7 @@ class Ledger:
     def complete(self, load_id: str) -> None:
         """STEP 4: mark `completed` what stands in `cdc_applied` under `load_id`: success is read, not assumed."""
         self._update(
-            "UPDATE cdc_processed_files SET status = 'completed', recorded_status = 'completed', error_message = NULL, "
-            "error_class = NULL, claim_id = NULL, processed_at = CURRENT_TIMESTAMP, load_id = a.load_id, "
-            "rows_read = a.rows_read, rows_upserted = a.rows_upserted, rows_deleted = a.rows_deleted, "
-            "rows_collapsed = a.rows_collapsed, rows_dropped = a.rows_dropped, schema_change = a.schema_change, "
-            "file_modified_at = a.file_modified_at "
+            f"UPDATE cdc_processed_files SET {COMPLETED}, {', '.join(f'{c} = a.{c}' for c in APPLIED_COLUMNS)} "
             "FROM cdc_applied a WHERE a.load_id = ? AND cdc_processed_files.file_id = a.file_id",
             [load_id],
         )
@@ -521,9 +517,26 @@ def read_rows(tx: Transaction, file_ids: Sequence[str]) -> dict[str, LedgerRow]:
     return {str(row[0]): ledger_row(row) for row in rows}
 
 
+COMPLETED = (
+    "status = 'completed', recorded_status = 'completed', error_message = NULL, error_class = NULL, claim_id = NULL, "
+    "processed_at = CURRENT_TIMESTAMP"
+)
+APPLIED_COLUMNS = (
+    "load_id",
+    "rows_read",
+    "rows_upserted",
+    "rows_deleted",
+    "rows_collapsed",
+    "rows_dropped",
+    "rows_moved",
+    "schema_change",
+    "file_modified_at",
+)
+"""What the ledger repeats of `cdc_applied`."""
+
+
 def _mend(file_ids: Sequence[str]) -> tuple[str, list[object]]:
     return (
-        "UPDATE cdc_processed_files SET status = 'completed', recorded_status = 'completed', error_message = NULL, "
-        f"error_class = NULL, claim_id = NULL, processed_at = CURRENT_TIMESTAMP WHERE file_id IN ({marks(file_ids)})",
+        f"UPDATE cdc_processed_files SET {COMPLETED} WHERE file_id IN ({marks(file_ids)})",
         list(file_ids),
     )

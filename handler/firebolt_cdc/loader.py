@@ -133,8 +133,8 @@ class Worker:
         self._outcomes: dict[FileVersion, Outcome] = {}
         self._held: set[str] = set()
         """Turns that this worker holds, or may hold."""
-        self._first_objects: dict[str, list[ObjectInfo]] = {}
-        """The first page of each listed folder."""
+        self._first_changes: dict[str, list[datetime]] = {}
+        """When the changes on the first page of a folder's listing were written."""
         self._untried = False
         """Whether rows of this claim may still say `processing` although nobody works on them."""
 
@@ -409,14 +409,13 @@ class Worker:
         )
         found = [rows[0][0]] if rows and rows[0][0] is not None else []
         folder = files.folder(self._config, c.file.source_table)
-        if folder not in self._first_objects:
-            self._first_objects[folder] = list(self._storage.first_objects(folder))
-        found += [
-            info.last_modified
-            for info in self._first_objects[folder]
-            if files.kind_of(self._config, info.version.key) is Kind.CHANGE
-            and (c.superseded_before is None or info.last_modified >= c.superseded_before)
-        ]
+        if folder not in self._first_changes:
+            self._first_changes[folder] = [
+                info.last_modified
+                for info in self._storage.first_objects(folder)
+                if files.kind_of(self._config, info.version) is Kind.CHANGE
+            ]
+        found += [m for m in self._first_changes[folder] if c.superseded_before is None or m >= c.superseded_before]
         return min(found, default=None)
 
     def _look_up(self, file: SourceFile) -> ObjectInfo:

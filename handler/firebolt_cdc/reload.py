@@ -458,7 +458,7 @@ class Reload:
                 [
                     load_id,
                     plan.generation,
-                    table.order.format,
+                    table.order_format,
                     instant(plan.starts),
                     table.target,
                     self._ledger.claim_id,
@@ -530,10 +530,9 @@ class Reload:
 
     def _complete(self, plan: Plan) -> None:
         self._engine.query(
-            "UPDATE cdc_processed_files SET status = 'completed', recorded_status = 'completed', error_message = NULL, "
-            "error_class = NULL, claim_id = NULL, processed_at = CURRENT_TIMESTAMP, load_id = a.load_id, "
-            "rows_read = a.rows_read, rows_upserted = a.rows_upserted, rows_deleted = a.rows_deleted, "
-            "file_modified_at = a.file_modified_at FROM cdc_applied a WHERE a.target_table = ? AND a.generation = ? "
+            f"UPDATE cdc_processed_files SET {ledger.COMPLETED}, "
+            f"{', '.join(f'{c} = a.{c}' for c in ledger.APPLIED_COLUMNS)} "
+            "FROM cdc_applied a WHERE a.target_table = ? AND a.generation = ? "
             "AND cdc_processed_files.file_id = a.file_id AND cdc_processed_files.status <> 'completed'",
             [plan.table.target, plan.generation],
         )
@@ -547,10 +546,10 @@ class Reload:
             tx.execute(
                 "INSERT INTO cdc_processed_files (file_key, status, processed_at, attempt_count, file_id, pipeline, "
                 "turn, bucket, object_key, etag, source_table, target_table, kind, recorded_status, alone_count, "
-                "load_id, rows_read, rows_upserted, rows_deleted, file_modified_at, first_seen_at) "
+                f"first_seen_at, {', '.join(ledger.APPLIED_COLUMNS)}) "
                 "SELECT a.file_key, 'completed', a.applied_at, 1, a.file_id, a.pipeline, a.target_table, ?, "
-                "? || a.file_key, a.etag, ?, a.target_table, a.kind, 'completed', 0, a.load_id, a.rows_read, "
-                "a.rows_upserted, a.rows_deleted, a.file_modified_at, a.applied_at FROM cdc_applied AS a "
+                "? || a.file_key, a.etag, ?, a.target_table, a.kind, 'completed', 0, a.applied_at, "
+                f"{', '.join(f'a.{c}' for c in ledger.APPLIED_COLUMNS)} FROM cdc_applied AS a "
                 "LEFT JOIN cdc_processed_files AS f ON f.file_id = a.file_id "
                 "WHERE a.target_table = ? AND a.generation = ? AND f.file_id IS NULL",
                 [source.bucket, source.prefix, plan.source_table, target, plan.generation],

@@ -31,7 +31,6 @@ from firebolt_cdc.storage import ObjectInfo, ObjectReader
 POSITION_DIGITS = 12
 CHANGE_SEQ_DIGITS = 38
 """AR_H_CHANGE_SEQ has 35 digits (AWS DMS guide, "Using transformation rule expressions"); padded on the left."""
-_OPS = pa.array(["I", "U", "D"])
 _DEFECT = "a defect of the loader: please report it"
 BATCH_ROWS = 16_384
 OWN_BYTES = 200
@@ -40,6 +39,8 @@ BASE_BYTES = 320 * 1024 * 1024
 """Python, pyarrow, the SDK, one object that is fetched whole, and the staged file."""
 PEAK_FACTOR = 4
 """How many times their own size rows take while they are cast, collapsed and written."""
+_BINLOG = r"^(?:[A-Za-z].*\.)?([0-9]+)$"
+"""A number, or the name of a MySQL binlog file, which ends in one."""
 
 
 def room_bytes(memory_bytes: int) -> int:
@@ -66,11 +67,13 @@ class Prepared:
     """Full load: the Firebolt type of each of the file's columns, as the engine will read it."""
     rows_dropped: int = 0
     """Rows that are left out of `rows` (`deletes = ignore`)."""
+    rows_moved: int = 0
+    """Rows that changed their key: `rows` has one more for each, the delete of the old key."""
 
 
 @dataclass(frozen=True)
 class Counts:
-    """What becomes of each row of one file."""
+    """What becomes of each row of one file, and of the deletes of old keys that key changes add to them."""
 
     rows_read: int
     """By the file's footer."""
@@ -80,6 +83,8 @@ class Counts:
     """A later row of the same load has the same key."""
     rows_dropped: int = 0
     """`deletes = ignore`."""
+    rows_moved: int = 0
+    """Key changes: each adds the delete of the old key to the rows of the file."""
 
     @property
     def rows_staged(self) -> int:
@@ -87,18 +92,30 @@ class Counts:
         return self.rows_upserted + self.rows_deleted
 
     def require_balance(self, name: str) -> None:
-        """Every row of the file has become something.
+        """Every row of the file, and every delete that a key change added, has become something.
 
         Raises:
             PermanentError: it has not, by a defect of the loader. Nothing of the file may be applied.
         """
         found = self.rows_staged + self.rows_collapsed + self.rows_dropped
-        if found != self.rows_read or self.rows_collapsed < 0:
+        if found != self.rows_read + self.rows_moved or self.rows_collapsed < 0:
             raise PermanentError(
-                f"{name}: its footer says {self.rows_read} rows, but {self.rows_upserted} to upsert, "
-                f"{self.rows_deleted} to delete, {self.rows_collapsed} superseded in the load and {self.rows_dropped} "
-                f"dropped are {found}; nothing was applied ({_DEFECT})"
+                f"{name}: its footer says {self.rows_read} rows, of which {self.rows_moved} changed their key, but "
+                f"{self.rows_upserted} to upsert, {self.rows_deleted} to delete, {self.rows_collapsed} superseded in "
+                f"the load and {self.rows_dropped} dropped are {found}; nothing was applied ({_DEFECT})"
             )
+
+
+@dataclass(frozen=True)
+class _Control:
+    """The columns of a file, by the names that they have there, that say something about rows."""
+
+    op: str | None
+    marker: str | None
+    before: frozenset[str]
+    """Before-image columns."""
+    columns: tuple[str, ...]
+    """Those that are no data."""
 
 
 def prepare(reader: ObjectReader, file: SourceFile, info: ObjectInfo, target: Sequence[Column], room: int) -> Prepared:
@@ -126,8 +143,8 @@ def prepare(reader: ObjectReader, file: SourceFile, info: ObjectInfo, target: Se
     doubled = sorted({field.name for field in found if len(found.get_all_field_indices(field.name)) > 1})
     if doubled:
         raise PermanentError(f"{name}: the columns {doubled} are there more than once")
-    op = _find(found, table.op_column)
-    plan = schema.plan_columns(name, found, target, table.schema_drift, [op] if op else [], table.target)
+    control = _control(name, found, file)
+    plan = schema.plan_columns(name, found, target, table.schema_drift, control.columns, table.target)
     keys = {column: source for source, column in ((s, c.name) for s, c in plan.mapped.items())}
     missing = [key for key in table.primary_key if key not in keys]
     if missing:
@@ -138,18 +155,19 @@ def prepare(reader: ObjectReader, file: SourceFile, info: ObjectInfo, target: Se
     if not plan.mapped:
         raise PermanentError(f"{name}: the file has no data columns")
     try:
-        if file.kind is Kind.FULL and not _needs_conversion(found):
+        if file.kind is Kind.FULL and not (_needs_conversion(found) or _holds_deletes(name, parquet, table, control)):
             _check_full_load(name, parquet, plan, table, keys)
             types = {s: schema.firebolt_type(found.field(s).type) or "" for s in plan.mapped}
             return Prepared(file, info, plan, parquet.metadata.num_rows, None, types)
         rows = _read(name, parquet, room)
     except (pa.ArrowException, OSError) as error:
         raise PermanentError(f"{name}: damaged Parquet file ({info.size_bytes} bytes): {error}") from error
-    changes = _changes(name, rows, file, info, plan, op)
-    kept, dropped = _kept(changes, table)
+    changes = _changes(name, rows, file, info, plan, control)
     if file.kind is Kind.FULL and table.mode is Mode.MERGE:
-        _require_distinct(name, kept, table.primary_key)
-    return Prepared(file, info, plan, parquet.metadata.num_rows, kept, {}, dropped)
+        _require_distinct(name, changes.rows, table.primary_key)
+    return Prepared(
+        file, info, plan, parquet.metadata.num_rows, changes.rows, {}, changes.rows_dropped, changes.rows_moved
+    )
 
 
 def stage(files: Sequence[Prepared], table: Table) -> tuple[bytes, dict[str, Counts]]:
@@ -175,7 +193,7 @@ def stage(files: Sequence[Prepared], table: Table) -> tuple[bytes, dict[str, Cou
         id_ = f.file.version.file_id
         left, deleted = after.get(id_, 0), deletes.get(id_, 0)
         collapsed = before.get(id_, 0) - left
-        counts[id_] = Counts(f.rows_read, left - deleted, deleted, collapsed, f.rows_dropped)
+        counts[id_] = Counts(f.rows_read, left - deleted, deleted, collapsed, f.rows_dropped, f.rows_moved)
         counts[id_].require_balance(str(f.file.version))
     if sum(c.rows_collapsed for c in counts.values()) != superseded:
         raise PermanentError(
@@ -203,28 +221,70 @@ def _find(source: pa.Schema, name: str) -> str | None:
     return near[0] if len(near) == 1 else None
 
 
+def _control(name: str, found: pa.Schema, file: SourceFile) -> _Control:
+    """Find the columns that say something about rows.
+
+    A full load may lack them, and so may a file of changes lack DMS's `Op` (AWS DMS guide: CdcInsertsOnly,
+    IncludeOpForFullLoad): then every row is an insert. A column that was named for this table must be there, or its
+    deletes would be lost in silence.
+    """
+    table, marker = file.table, file.table.delete_marker
+    op = _find(found, table.op.column)
+    marked = _find(found, marker.column) if marker is not None else None
+    if file.kind is Kind.CHANGE:
+        if op is None and not table.op.written_by_dms:
+            raise PermanentError(f"{name}: the operation column {table.op.column!r} is not in the file")
+        if marker is not None and marked is None:
+            raise PermanentError(f"{name}: the delete marker {marker.column!r} is not in the file")
+    image = table.before_image
+    before = [field.name for field in found if image is not None and image.is_named(field.name)]
+    dropped = None if marker is not None and marker.keep else marked
+    return _Control(op, marked, frozenset(before), tuple(c for c in (op, dropped, *before) if c is not None))
+
+
+@dataclass(frozen=True)
+class _Changes:
+    """The rows of a file that do something; how many are left out of them, and how many of them are old keys."""
+
+    rows: pa.Table
+    rows_dropped: int
+    rows_moved: int = 0
+
+
 def _changes(
-    name: str, rows: pa.Table, file: SourceFile, info: ObjectInfo, plan: ColumnPlan, op: str | None
-) -> pa.Table:
-    """The rows of a change file in the target's types, with OP, SEQ and FILE."""
+    name: str, rows: pa.Table, file: SourceFile, info: ObjectInfo, plan: ColumnPlan, control: _Control
+) -> _Changes:
+    """The rows of a change file in the target's types, with OP, SEQ and FILE.
+
+    A row that changed its key is a delete of the old key, just before the upsert of the new one. It is so with
+    `deletes = "ignore"` too: the source has one row, and the target would show it under both keys.
+    """
     table = file.table
     columns = {c.name: schema.cast(name, source, rows[source], c, table.target) for source, c in plan.mapped.items()}
     for key in table.primary_key:
         if columns[key].null_count:
             row = pc.index(pc.is_null(columns[key]), True).as_py()
             raise PermanentError(f"{name}: row {row + 1} has no value in the primary key column {key!r}")
-    columns[OP] = _operations(name, rows, op)
-    columns[SEQ] = _sequence(name, rows, file, info)
+    operations = _operations(name, rows, table, control.op)
+    ranks = _ranks(name, rows, file, info)
+    positions = pa.array(range(rows.num_rows), pa.int64())
+    columns[OP] = _marked(name, rows, table, control.marker, operations)
+    columns[SEQ] = _sequence(ranks, positions)
     columns[FILE] = pa.chunked_array([pa.repeat(pa.scalar(file.version.file_id), rows.num_rows)])
-    return pa.table(columns)
-
-
-def _kept(rows: pa.Table, table: Table) -> tuple[pa.Table, int]:
-    """The rows that do something, and how many do not: on a merge table that ignores them, the deletes."""
-    if table.deletes is not Deletes.IGNORE or table.mode is not Mode.MERGE:
-        return rows, 0
-    deletes = pc.equal(rows[OP], "D")
-    return rows.filter(pc.invert(deletes)), pc.sum(deletes).as_py() or 0
+    kept, dropped = pa.table(columns), 0
+    if table.deletes is Deletes.IGNORE and table.mode is Mode.MERGE:
+        deletes = pc.equal(columns[OP], "D")
+        kept, dropped = kept.filter(pc.invert(deletes)), pc.sum(deletes).as_py() or 0
+    if table.before_image is None or file.kind is Kind.FULL:
+        return _Changes(kept, dropped)
+    ignored = pc.equal(columns[OP], "D") if table.deletes is Deletes.IGNORE else pa.scalar(False)
+    updates = pc.indices_nonzero(pc.and_not(pc.equal(operations, "U"), ignored))
+    moved = _moved(name, rows, table, plan, control, updates, columns) if len(updates) else updates
+    if not len(moved):
+        return _Changes(kept, dropped)
+    columns[SEQ] = _just_before(ranks, positions)
+    former = _former(name, rows.take(moved), table, plan, control, pa.table(columns).take(moved))
+    return _Changes(pa.concat_tables([kept, former]), dropped, former.num_rows)
 
 
 def _rows_by_file(rows: pa.Table) -> dict[str, int]:
@@ -248,49 +308,143 @@ def doubled_key(name: str, values: dict[str, object], times: int) -> PermanentEr
     )
 
 
-def _operations(name: str, rows: pa.Table, op: str | None) -> pa.ChunkedArray:
-    """I, U or D for each row. Absent means insert (AWS DMS guide: CdcInsertsOnly, IncludeOpForFullLoad)."""
-    if op is None:
-        return pa.chunked_array([pa.repeat(pa.scalar("I"), rows.num_rows)])
-    values = rows[op]
-    if pa.types.is_dictionary(values.type):
+def _moved(
+    name: str,
+    rows: pa.Table,
+    table: Table,
+    plan: ColumnPlan,
+    control: _Control,
+    updates: pa.Array,
+    columns: dict[str, pa.ChunkedArray],
+) -> pa.Array:
+    """The positions of those updates whose before-image has another key than `columns`.
+
+    A before-image without any column of the key says that the key did not change (sources that log it only then).
+
+    Raises:
+        PermanentError: a before-image column of the key is missing, or only a part of a row's former key is there.
+    """
+    assert table.before_image is not None, "only tables with before-images have moved rows"
+    differs = pa.chunked_array([pa.repeat(pa.scalar(False), len(updates))])
+    absent = []
+    for source, column in plan.mapped.items():
+        if column.name not in table.primary_key:
+            continue
+        former = table.before_image.name(source)
+        if former not in control.before:
+            raise PermanentError(
+                f"{name}: the before-image column {former!r} is not in the file; add it with DMS's rule "
+                "add-before-image-columns, or take before_image out of the table map"
+            )
+        values = schema.cast(name, former, rows[former].take(updates), column, table.target)
+        absent.append(pc.is_null(values))
+        differs = pc.or_(differs, pc.fill_null(pc.not_equal(values, columns[column.name].take(updates)), False))
+    for other in absent[1:]:
+        same = pc.equal(other, absent[0])
+        if not pc.all(same).as_py():
+            row = updates[pc.index(same, False).as_py()].as_py()
+            raise PermanentError(f"{name}: row {row + 1} has only a part of its former primary key")
+    return updates.take(pc.indices_nonzero(differs))
+
+
+def _former(name: str, rows: pa.Table, table: Table, plan: ColumnPlan, control: _Control, after: pa.Table) -> pa.Table:
+    """The deletes of old keys: rows as they were, as far as their before-image tells it."""
+    image = table.before_image
+    assert image is not None, "only tables with before-images have moved rows"
+    for source, column in plan.mapped.items():
+        if (former := image.name(source)) in control.before:
+            index = after.schema.get_field_index(column.name)
+            after = after.set_column(index, column.name, schema.cast(name, former, rows[former], column, table.target))
+    index = after.schema.get_field_index(OP)
+    return after.set_column(index, OP, pa.repeat(pa.scalar("D"), after.num_rows))
+
+
+def _text(name: str, what: str, column: str, values: pa.ChunkedArray) -> pa.Array:
+    """A control column's values as text: `true`, `1`, `1.50`, or the text itself."""
+    is_ = pa.types
+    if is_.is_dictionary(values.type):
         values = values.cast(values.type.value_type)
-    if not (pa.types.is_string(values.type) or pa.types.is_large_string(values.type) or pa.types.is_null(values.type)):
-        raise PermanentError(f"{name}: the operation column {op!r} has the type {values.type}, expected text")
-    values = pc.fill_null(values.cast(pa.string()), "I")
-    known = pc.is_in(values, _OPS)
-    if not pc.all(known).as_py() and rows.num_rows:
-        row = pc.index(known, False).as_py()
-        raise PermanentError(f"{name}: row {row + 1} has the operation {values[row].as_py()!r}, expected I, U or D")
-    return values
+    kind = values.type
+    if not (
+        is_.is_string(kind) or is_.is_large_string(kind) or is_.is_boolean(kind) or is_.is_integer(kind)
+        or is_.is_floating(kind) or is_.is_decimal(kind) or is_.is_null(kind)
+    ):  # fmt: skip
+        raise PermanentError(f"{name}: the {what} {column!r} has the type {kind}, expected text, a boolean or a number")
+    return values.cast(pa.string()).combine_chunks()
 
 
-def _sequence(name: str, rows: pa.Table, file: SourceFile, info: ObjectInfo) -> pa.ChunkedArray:
-    """`_cdc_seq` for each row: the configured order value first, then the file's rank, then the row's position.
+def _operations(name: str, rows: pa.Table, table: Table, column: str | None) -> pa.Array:
+    """I, U or D for each row. Without the column, and without a value in DMS's own, a row is an insert."""
+    if column is None:
+        return pa.repeat(pa.scalar("I"), rows.num_rows)
+    values = _text(name, "operation column", column, rows[column])
+    if table.op.written_by_dms:
+        values = pc.fill_null(values, "I")
+    result: pa.Array = pa.nulls(rows.num_rows, pa.string())
+    for letter, meant in (("I", table.op.insert), ("U", table.op.update), ("D", table.op.delete)):
+        result = pc.if_else(pc.is_in(values, pa.array(meant, pa.string())), letter, result)
+    if result.null_count:
+        row = pc.index(pc.is_null(result), True).as_py()
+        raise PermanentError(
+            f"{name}: row {row + 1} has the operation {values[row].as_py()!r}, expected one of "
+            f"{', '.join(table.op.values)}"
+        )
+    return result
+
+
+def _marked(name: str, rows: pa.Table, table: Table, column: str | None, operations: pa.Array) -> pa.Array:
+    """The operations, with D for each row that the delete marker says is deleted."""
+    if column is None or table.delete_marker is None:
+        return operations
+    values = _text(name, "delete marker", column, rows[column])
+    return pc.if_else(pc.is_in(values, pa.array(table.delete_marker.values, pa.string())), "D", operations)
+
+
+def _ranks(name: str, rows: pa.Table, file: SourceFile, info: ObjectInfo) -> pa.Array:
+    """What each row's sequence has before its position: the values of the order columns, then the file's rank.
 
     The rank's leading `1|` stays in front of all, so that changes sort above full-load rows in any format.
     """
-    position = pc.utf8_lpad(pa.array(range(rows.num_rows), pa.int64()).cast(pa.string()), POSITION_DIGITS, "0")
     rank = file_rank(file, info.last_modified)
     order = file.table.order
-    if order.column is None or file.kind is Kind.FULL:
-        return pa.chunked_array([pc.binary_join_element_wise(rank, position, "|")])
-    column = _find(rows.schema, order.column)
-    if column is None:
-        raise PermanentError(
-            f"{name}: the order column {order.column!r} is not in the file; add it to the DMS task, or "
-            'set order.by = "file" (which begins a new generation)'
-        )
-    values = rows[column].combine_chunks()
-    if values.null_count:
-        row = pc.index(pc.is_null(values), True).as_py()
-        raise PermanentError(f"{name}: row {row + 1} has no value in the order column {column!r}")
-    encoded = _digits(name, column, values) if order.by is OrderBy.CHANGE_SEQ else _timestamps(name, column, values)
+    if not order.names or file.kind is Kind.FULL:
+        return pa.repeat(pa.scalar(rank), rows.num_rows)
+    encoded = []
+    for wanted in order.names:
+        column = _find(rows.schema, wanted)
+        if column is None:
+            raise PermanentError(
+                f"{name}: the order column {wanted!r} is not in the file; let the source write it, or "
+                'set order.by = "file" (which begins a new generation)'
+            )
+        values = rows[column].combine_chunks()
+        if values.null_count:
+            row = pc.index(pc.is_null(values), True).as_py()
+            raise PermanentError(f"{name}: row {row + 1} has no value in the order column {column!r}")
+        if order.by is OrderBy.TIMESTAMP:
+            encoded.append(_timestamps(name, column, values))
+        else:
+            encoded.append(_digits(name, column, values, binlogs=order.by is OrderBy.NUMBER))
     head, tail = rank.split("|", 1)
-    return pa.chunked_array([pc.binary_join_element_wise(head, encoded, tail, position, "|")])
+    return pc.binary_join_element_wise(head, *encoded, tail, "|")
 
 
-def _digits(name: str, column: str, values: pa.Array) -> pa.Array:
+def _sequence(ranks: pa.Array, positions: pa.Array) -> pa.ChunkedArray:
+    """`_cdc_seq` for each row: its rank, then its position in the file."""
+    padded = pc.utf8_lpad(positions.cast(pa.string()), POSITION_DIGITS, "0")
+    return pa.chunked_array([pc.binary_join_element_wise(ranks, padded, "|")])
+
+
+def _just_before(ranks: pa.Array, positions: pa.Array) -> pa.ChunkedArray:
+    """Sequences below those of the rows at `positions` and above all that are lower: the position before, and `~`.
+
+    (Before position 0 stands `0000000000-1~`, which is less than `000000000000`, as `-` is less than `0`.)
+    """
+    before = _sequence(ranks, pc.subtract(positions, 1))
+    return pc.binary_join_element_wise(before, "~", "")
+
+
+def _digits(name: str, column: str, values: pa.Array, *, binlogs: bool) -> pa.Array:
     is_ = pa.types
     if not (
         is_.is_string(values.type)
@@ -302,14 +456,17 @@ def _digits(name: str, column: str, values: pa.Array) -> pa.Array:
             f"{name}: the order column {column!r} has the type {values.type}, expected text of digits or a whole number"
         )
     text = pc.utf8_trim_whitespace(values.cast(pa.string()))
-    good = pc.and_(pc.match_substring_regex(text, r"^[0-9]+$"), pc.less_equal(pc.utf8_length(text), CHANGE_SEQ_DIGITS))
+    digits = pc.replace_substring_regex(text, _BINLOG, r"\1") if binlogs else text
+    good = pc.and_(
+        pc.match_substring_regex(digits, r"^[0-9]+$"), pc.less_equal(pc.utf8_length(digits), CHANGE_SEQ_DIGITS)
+    )
     if not pc.all(good).as_py() and len(text):
         row = pc.index(good, False).as_py()
         raise PermanentError(
             f"{name}: row {row + 1} has {text[row].as_py()!r} in the order column {column!r}, expected "
             f"up to {CHANGE_SEQ_DIGITS} digits"
         )
-    return pc.utf8_lpad(text, CHANGE_SEQ_DIGITS, "0")
+    return pc.utf8_lpad(digits, CHANGE_SEQ_DIGITS, "0")
 
 
 def _timestamps(name: str, column: str, values: pa.Array) -> pa.Array:
@@ -321,7 +478,8 @@ def _timestamps(name: str, column: str, values: pa.Array) -> pa.Array:
         ) from error
     micros = moments.cast(pa.int64())
     if len(micros) and pc.min(micros).as_py() < 0:
-        raise PermanentError(f"{name}: the order column {column!r} holds a time before 1970")
+        row = pc.index(pc.less(micros, 0), True).as_py()
+        raise PermanentError(f"{name}: row {row + 1} has a time before 1970 in the order column {column!r}")
     return pc.utf8_lpad(micros.cast(pa.string()), 20, "0")
 
 
@@ -363,6 +521,21 @@ def _read(name: str, parquet: pq.ParquetFile, room: int) -> pa.Table:
             "MaxFileSize (CdcMinFileSize, CdcMaxBatchInterval) in the DMS endpoint"
         )
     return pa.Table.from_batches(batches, schema=parquet.schema_arrow)
+
+
+def _holds_deletes(name: str, parquet: pq.ParquetFile, table: Table, control: _Control) -> bool:
+    """Whether a full-load file has rows that are deleted: the engine, which reads it whole, would insert them.
+
+    Raises:
+        PermanentError: it holds an unknown operation.
+    """
+    columns = [column for column in (control.op, control.marker) if column is not None]
+    for batch in parquet.iter_batches(BATCH_ROWS, columns=columns, use_threads=False) if columns else ():
+        rows = pa.Table.from_batches([batch])
+        operations = _marked(name, rows, table, control.marker, _operations(name, rows, table, control.op))
+        if pc.any(pc.equal(operations, "D")).as_py():
+            return True
+    return False
 
 
 def _check_full_load(name: str, parquet: pq.ParquetFile, plan: ColumnPlan, table: Table, keys: dict[str, str]) -> None:

@@ -63,11 +63,14 @@ run "complete_with_defaults" {
       target        = "sessions"
       mode          = "merge"
       primary_key   = ["sid"]
-      order         = { by = "file", column = null }
+      files         = { path = "fair/sessions/", full_load = "LOAD[0-9A-Fa-f]{8,}", changes = "(?P<stamp>[0-9]{8}-[0-9]{1,20})" }
+      order         = { by = "file", column = null, columns = [] }
+      op            = { column = "Op", insert = ["I"], update = ["U"], delete = ["D"] }
+      delete_marker = null
+      before_image  = null
       deletes       = "hard"
       schema_drift  = "add"
       missing_table = "create"
-      op_column     = "Op"
     }
     error_message = "A table with a key is merged into the table of its own name, ordered by file."
   }
@@ -125,13 +128,51 @@ run "values_of_the_caller" {
   }
 
   assert {
-    condition     = jsondecode(output.config_json).tables["fair/sessions"].order == { by = "change_seq", column = "AR_H_CHANGE_SEQ" }
+    condition     = jsondecode(output.config_json).tables["fair/sessions"].order == { by = "change_seq", column = "AR_H_CHANGE_SEQ", columns = [] }
     error_message = "The order's column is passed on."
   }
 
   assert {
     condition     = jsondecode(output.config_json).tables["fair/sessions"].target == "dim_session"
     error_message = "The target is the caller's."
+  }
+}
+
+run "a_source_that_is_not_dms" {
+  variables {
+    tables = {
+      "shop/orders" = {
+        primary_key   = ["id"]
+        files         = { path = "topics/orders/", changes = "orders\\+[0-9]+\\+(?P<stamp>[0-9]+)" }
+        order         = { by = "number", columns = ["__source_file", "__source_pos"] }
+        op            = { column = "__op", insert = ["c", "r"], update = ["u"], delete = ["d"] }
+        delete_marker = { column = "__deleted", values = ["true"] }
+        before_image  = {}
+      }
+      "shop/readings" = { files = { path = "topics/", changes = ".*" } }
+    }
+  }
+
+  assert {
+    condition = jsondecode(output.config_json).tables["shop/orders"] == {
+      target        = "orders"
+      mode          = "merge"
+      primary_key   = ["id"]
+      files         = { path = "topics/orders/", full_load = "LOAD[0-9A-Fa-f]{8,}", changes = "orders\\+[0-9]+\\+(?P<stamp>[0-9]+)" }
+      order         = { by = "number", column = null, columns = ["__source_file", "__source_pos"] }
+      op            = { column = "__op", insert = ["c", "r"], update = ["u"], delete = ["d"] }
+      delete_marker = { column = "__deleted", values = ["true"], keep = false }
+      before_image  = { prefix = "BI_", suffix = "" }
+      deletes       = "hard"
+      schema_drift  = "add"
+      missing_table = "create"
+    }
+    error_message = "What a table says about its source is passed on, with its defaults."
+  }
+
+  assert {
+    condition     = jsondecode(output.config_json).tables["shop/readings"].files.path == "topics/"
+    error_message = "A path may hold another's; the longest wins. An append table needs no order in its names."
   }
 }
 

@@ -365,21 +365,8 @@ run "faults_16" {
   ]
 }
 
-run "faults_17" {
-  command = plan
-
-  variables {
-    # empty op column
-    tables = { "fair/sessions" = { op_column = "" } }
-  }
-
-  expect_failures = [
-    var.tables,
-  ]
-}
-
 # A validation that reads another variable is only tried when that one is valid.
-run "faults_18" {
+run "faults_17" {
   command = plan
 
   variables {

@@ -128,7 +128,8 @@ def test_without_an_operation_column_rows_are_inserts() -> None:
     ("columns", "settings", "complaint"),
     [
         ({"Op": ["I", "X"], "id": [1, 2]}, {}, "row 2 has the operation 'X'"),
-        ({"Op": [1], "id": [1]}, {}, "expected text"),
+        ({"Op": [1], "id": [1]}, {}, "row 1 has the operation .1., expected one of I, U, D"),
+        ({"Op": [[1]], "id": [1]}, {}, "expected text, a boolean or a number"),
         ({"Op": ["I", "I"], "id": [1, None]}, {}, "row 2 has no value in the primary key column 'id'"),
         ({"Op": ["I"], "v": [1]}, {}, r"primary key column\(s\) \['id'\] are not in the file"),
         ({"id": [1]}, {"order": {"by": "change_seq", "column": "seq"}}, "order column 'seq' is not in the file"),
