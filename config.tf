@@ -4,7 +4,9 @@ locals {
     reconcile = var.cleanup.reconcile_schedule
     audit     = var.cleanup.audit_schedule
     purge     = var.cleanup.purge_schedule
+    reload    = local.reloads_by_itself ? var.cleanup.reload_schedule : "off"
   }
+  reloads_by_itself = anytrue([for table in values(var.tables) : table.reload == "auto"])
 
   # Null for a cron expression or `off`, whose interval nobody can tell.
   sweep_rate_seconds = try(
@@ -71,6 +73,7 @@ locals {
         deletes       = table.deletes
         schema_drift  = table.schema_drift
         missing_table = table.missing_table
+        reload        = table.reload
       }
     }
     loader = {
@@ -82,6 +85,7 @@ locals {
       sweep_interval_seconds  = local.sweep_interval_seconds
       queue_limit             = var.cleanup.queue_limit
       reconcile_grace_seconds = var.cleanup.reconcile_grace_seconds
+      reload_quiet_seconds    = var.cleanup.reload_quiet_seconds
     }
     metrics_namespace = local.metrics_namespace
   }

@@ -107,6 +107,8 @@ locals {
       local.policy.measure,
       local.policy.send,
     ],
+    # Only where it carries out reloads does it read files.
+    local.reloads_by_itself ? concat([local.policy.read_source], local.policy_source_key) : [],
     local.policy_secret,
     local.policy_secret_key,
     local.policy_module_key,

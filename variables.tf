@@ -139,6 +139,8 @@ variable "tables" {
     - `deletes`: `hard`, `soft` (flags the row) or `ignore`.
     - `schema_drift`: what to do with a column that the target lacks: `add`, `fail` or `ignore`.
     - `missing_table`: `create` or `fail`.
+    - `reload`: what a full load does that DMS writes anew: `hold` (it waits, alarmed, for `firebolt-cdc reload`) or
+      `auto` (the cleanup function carries it out once nothing more of it comes, see `cleanup.reload_quiet_seconds`).
 
     For sources that are not DMS (docs/sources.md has examples):
     - `files`: `path` is where the files lie below `source_bucket.prefix`, empty or ending in `/` (default `schema/table/`; the longest path that fits wins). `full_load` and `changes` are regular expressions for the whole file name without suffix; the text of the group `(?P<stamp>…)` in `changes` orders the files.
@@ -178,6 +180,7 @@ variable "tables" {
     deletes       = optional(string, "hard")
     schema_drift  = optional(string, "add")
     missing_table = optional(string, "create")
+    reload        = optional(string, "hold")
   }))
   default  = {}
   nullable = false
@@ -289,6 +292,11 @@ variable "tables" {
   validation {
     condition     = alltrue([for table in values(var.tables) : contains(["create", "fail"], table.missing_table)])
     error_message = "missing_table must be \"create\" or \"fail\"."
+  }
+
+  validation {
+    condition     = alltrue([for table in values(var.tables) : contains(["hold", "auto"], table.reload)])
+    error_message = "reload must be \"hold\" or \"auto\"."
   }
 
   validation {
@@ -508,19 +516,23 @@ variable "cleanup" {
     - `reconcile_schedule`: compares S3 with the ledger and sends what is missing.
     - `audit_schedule`: counts duplicate keys in the target tables.
     - `purge_schedule`: deletes ledger rows older than `retention_days`.
+    - `reload_schedule`: carries out reloads of tables with `reload = "auto"`; there is no such schedule without one.
     - `sweep_interval_seconds`: how often one file is sent again at most. Default: the sweep's rate.
     - `queue_limit`: the sweep sends nothing while the queue is longer than this.
     - `reconcile_grace_seconds`: objects younger than this are left to their event.
+    - `reload_quiet_seconds`: a new full load is complete when its newest file is as old as this (`reload = "auto"`).
   EOT
   type = object({
     sweep_schedule          = optional(string, "rate(5 minutes)")
     reconcile_schedule      = optional(string, "rate(1 hour)")
     audit_schedule          = optional(string, "cron(15 3 * * ? *)")
     purge_schedule          = optional(string, "cron(45 3 1 * ? *)")
+    reload_schedule         = optional(string, "rate(15 minutes)")
     sweep_interval_seconds  = optional(number)
     retention_days          = optional(number, 30)
     queue_limit             = optional(number, 1000)
     reconcile_grace_seconds = optional(number, 900)
+    reload_quiet_seconds    = optional(number, 900)
     memory_mb               = optional(number, 1024)
     timeout_seconds         = optional(number, 600)
   })
@@ -529,7 +541,10 @@ variable "cleanup" {
 
   validation {
     condition = alltrue([
-      for schedule in [var.cleanup.sweep_schedule, var.cleanup.reconcile_schedule, var.cleanup.audit_schedule, var.cleanup.purge_schedule] :
+      for schedule in [
+        var.cleanup.sweep_schedule, var.cleanup.reconcile_schedule, var.cleanup.audit_schedule,
+        var.cleanup.purge_schedule, var.cleanup.reload_schedule,
+      ] :
       schedule == "off" || can(regex("^rate\\((1 (minute|hour|day)|([2-9]|[1-9][0-9]+) (minutes|hours|days))\\)$", schedule)) || can(regex("^cron\\(.+\\)$", schedule))
     ])
     error_message = "Each schedule of cleanup must be \"off\", a rate such as \"rate(1 hour)\" or \"rate(5 minutes)\", or a cron expression such as \"cron(15 3 * * ? *)\"."
@@ -546,8 +561,8 @@ variable "cleanup" {
   }
 
   validation {
-    condition     = var.cleanup.queue_limit >= 1 && var.cleanup.reconcile_grace_seconds >= 0
-    error_message = "cleanup.queue_limit must be at least 1 and cleanup.reconcile_grace_seconds at least 0."
+    condition     = var.cleanup.queue_limit >= 1 && var.cleanup.reconcile_grace_seconds >= 0 && var.cleanup.reload_quiet_seconds >= 0
+    error_message = "cleanup.queue_limit must be at least 1, cleanup.reconcile_grace_seconds and cleanup.reload_quiet_seconds at least 0."
   }
 
   validation {

@@ -6,6 +6,7 @@
 | `reconcile` | lists the source, compares with `cdc_applied`, announces what nobody announced                      |
 | `audit`     | counts doubled primary keys in the merge targets                                                    |
 | `purge`     | deletes old `completed` ledger rows and duplicate lines, and tombstones that nothing can need again |
+| `reload`    | carries out reloads of tables with `reload = "auto"`, once no more of the new full load comes        |
 
 All but `reconcile` leave an engine that has stopped itself asleep: without loads there is nothing new for them.
 """
@@ -14,7 +15,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -25,20 +26,21 @@ import pyarrow.parquet as pq
 from firebolt_cdc import config as configuration
 from firebolt_cdc import ledger, migrations, protocol
 from firebolt_cdc.apply import instant, parquet
-from firebolt_cdc.config import Config, Mode
+from firebolt_cdc.config import Config, Mode, Reloads, Table
 from firebolt_cdc.deadline import Deadline, LambdaContext
 from firebolt_cdc.engine import Engine
-from firebolt_cdc.errors import PermanentError
+from firebolt_cdc.errors import CdcError, FailureClass, PermanentError
 from firebolt_cdc.events import Origin
-from firebolt_cdc.files import SkippedError, identify
+from firebolt_cdc.files import Kind, SkippedError, identify
 from firebolt_cdc.ledger import with_conflict_retries
 from firebolt_cdc.protocol import SweepAction
 from firebolt_cdc.queues import Queues
+from firebolt_cdc.reload import NothingToReloadError, Reload
 from firebolt_cdc.sql import ident, idents, marks
 from firebolt_cdc.storage import Storage
 from firebolt_cdc.telemetry import MetricUnit, count, logger, metrics
 
-TASKS = ("sweep", "reconcile", "audit", "purge")
+TASKS = ("sweep", "reconcile", "audit", "purge", "reload")
 CHUNK = 200
 """Ledger rows that one statement of the sweep names."""
 
@@ -46,7 +48,7 @@ CHUNK = 200
 @logger.inject_lambda_context
 @metrics.log_metrics
 def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
-    """Lambda entry point: `{"task": "sweep"}`; without a task all four, in order.
+    """Lambda entry point: `{"task": "sweep"}`; without a task all, in order.
 
     Raises:
         CdcError: a task failed. Each can be run again at any time.
@@ -63,6 +65,7 @@ def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
         Storage(boto3.client("s3"), config),
         Queues(boto3.client("sqs"), config.queue),
         deadline,
+        context,
     )
     try:
         return {name: cleanup.run(name) for name in ([str(task)] if task else TASKS)}
@@ -84,14 +87,23 @@ class Unfinished:
 
 
 class Cleanup:
-    """The four tasks, on one engine."""
+    """The tasks, on one engine."""
 
-    def __init__(self, config: Config, engine: Engine, storage: Storage, queues: Queues, deadline: Deadline) -> None:
+    def __init__(
+        self,
+        config: Config,
+        engine: Engine,
+        storage: Storage,
+        queues: Queues,
+        deadline: Deadline,
+        context: LambdaContext,
+    ) -> None:
         self._config = config
         self._engine = engine
         self._storage = storage
         self._queues = queues
         self._deadline = deadline
+        self._context = context
 
     def run(self, task: str) -> dict[str, int | str]:
         """Run one task and return its counts."""
@@ -100,6 +112,7 @@ class Cleanup:
             "reconcile": self.reconcile,
             "audit": self.audit,
             "purge": self.purge,
+            "reload": self.reload,
         }
         if task != "reconcile" and not self._engine.is_running():
             logger.info("the engine has stopped itself and is left asleep", task=task)
@@ -367,6 +380,46 @@ class Cleanup:
                 [target, instant(floor), -days],
             )
         return purged
+
+    def reload(self) -> dict[str, int]:
+        """Carry out held reloads of tables with `reload = "auto"`. What time cuts off goes on at the next run.
+
+        Raises:
+            CdcError: a reload failed; the others were tried all the same.
+        """
+        held = {
+            str(r[0])
+            for r in self._engine.query(
+                "SELECT DISTINCT turn FROM cdc_processed_files WHERE pipeline = ? AND kind = ? AND status = 'pending' "
+                "AND error_class = ?",
+                [self._config.source.pipeline, Kind.FULL, FailureClass.HELD],
+            )
+        }
+        counts = {"reloaded": 0, "still_written": 0}
+        failures: list[CdcError] = []
+        for table in self._config.tables.values():
+            if table.reload is Reloads.AUTO and table.target in held:
+                try:
+                    counts[self._reload(table)] += 1
+                except NothingToReloadError:
+                    continue  # held for another reason
+                except CdcError as error:
+                    logger.error("the reload failed", table=table.target, error=str(error))
+                    failures.append(error)
+        count("TablesReloaded", counts["reloaded"])
+        if failures:
+            raise failures[0]
+        return counts
+
+    def _reload(self, table: Table) -> str:
+        work = Reload.of(self._config, self._engine, self._deadline, self._context)
+        plan = work.plan(table.target)
+        quiet = datetime.now(UTC) - timedelta(seconds=self._config.cleanup.reload_quiet_seconds)
+        if max(item.info.last_modified for item in plan.full) > quiet:
+            return "still_written"
+        result = work.run(plan, progress=lambda done, total: None)
+        logger.warning("the table was reloaded", table=table.target, **asdict(result))
+        return "reloaded"
 
     def _tombstone_floor(self) -> datetime:
         """The age below which every object of the source is applied, so that no older insert can still come."""

@@ -76,6 +76,13 @@ class MissingTable(StrEnum):
     FAIL = "fail"
 
 
+class Reloads(StrEnum):
+    """What a full load does that DMS wrote anew: waits for the operator, or is carried out by the cleanup function."""
+
+    HOLD = "hold"
+    AUTO = "auto"
+
+
 class Unlisted(StrEnum):
     """What happens to files of tables that the table map does not list."""
 
@@ -230,6 +237,7 @@ class Table(Model):
     deletes: Deletes = Deletes.HARD
     schema_drift: Drift = Drift.ADD
     missing_table: MissingTable = MissingTable.CREATE
+    reload: Reloads = Reloads.HOLD
 
     @model_validator(mode="after")
     def _merge_has_key(self) -> Self:
@@ -349,6 +357,7 @@ class Cleanup(Model):
     sweep_interval_seconds: int = Field(default=300, ge=1)
     queue_limit: int = Field(default=1000, ge=1)
     reconcile_grace_seconds: int = Field(default=900, ge=0)
+    reload_quiet_seconds: int = Field(default=900, ge=0)
 
 
 class Config(Model):

@@ -129,6 +129,10 @@ def find_table(config: Config, name: str) -> tuple[str, Table]:
     raise PermanentError(f"{name} is neither a source table nor a target of the table map: list it first")
 
 
+class NothingToReloadError(PermanentError):
+    """No full load in S3 is another one than that of the table's present generation."""
+
+
 class Reload:
     """The reload of one table, by one claim."""
 
@@ -164,35 +168,26 @@ class Reload:
             everything: begin from all that lies in S3, not from the files of a new full load.
 
         Raises:
-            PermanentError: the table is unknown, or there is nothing to reload from.
+            PermanentError: the table is unknown.
+            NothingToReloadError: there is no new full load.
         """
         source_table, table = find_table(self._config, name)
-        current = self._current(table)
+        current, since = self._current(table)
         listed = list(self._listed(source_table, table))
-        known = self._applied(
-            "target_table = ? AND kind = ? AND generation <= ?", [table.target, Kind.FULL, current], "file_id"
-        )
         left_out = self._failed(table)
-        full = [
-            item
-            for item in listed
-            if item.file.kind is Kind.FULL
-            and (everything or item.file.version.file_id not in known)
-            and item.file.version.file_id not in left_out
-        ]
-        starts = min((item.info.last_modified for item in (listed if everything else full)), default=None)
+        waiting = [item for item in listed if item.file.version.file_id not in left_out]
+        full = [item for item in waiting if item.file.kind is Kind.FULL]
+        if everything:
+            starts = min((item.info.last_modified for item in waiting), default=None)
+        else:
+            full, starts = self._new_full_load(table, current, since, full, listed)
         if starts is None:
-            raise PermanentError(
-                f"{table.target}: no full-load file in S3 that was not applied already, so there is nothing to reload "
-                "from; --everything begins again from all files that lie there"
+            raise NothingToReloadError(
+                f"{table.target}: S3 holds no full-load file that is newer than the table's first change or that was "
+                "applied with other content, so there is nothing to reload from; --everything begins again from all "
+                "files that lie there"
             )
-        changes = [
-            item
-            for item in listed
-            if item.file.kind is Kind.CHANGE
-            and item.info.last_modified >= starts
-            and item.file.version.file_id not in left_out
-        ]
+        changes = [item for item in waiting if item.file.kind is Kind.CHANGE and item.info.last_modified >= starts]
         generation, shadow, resumes = self._generation(table, current, starts)
         return Plan(
             source_table,
@@ -245,11 +240,41 @@ class Reload:
 
     # ------------------------------------------------------------ what there is
 
-    def _current(self, table: Table) -> int:
-        rows = self._engine.query("SELECT pipeline, generation FROM cdc_tables WHERE turn = ?", [table.target])
+    def _current(self, table: Table) -> tuple[int, datetime | None]:
+        """The table's generation, and from when on objects belong to it (None in the first)."""
+        rows = self._engine.query(
+            "SELECT pipeline, generation, generation_started_at FROM cdc_tables WHERE turn = ?", [table.target]
+        )
         if not rows or str(rows[0][0]) != self._config.source.pipeline:
             raise PermanentError(f"{table.target} has no turn of this pipeline: run firebolt-cdc migrate")
-        return int(rows[0][1])
+        generation = int(rows[0][1])
+        return generation, rows[0][2] if generation > 1 else None
+
+    def _new_full_load(
+        self, table: Table, current: int, since: datetime | None, full: Sequence[Item], listed: Sequence[Item]
+    ) -> tuple[list[Item], datetime | None]:
+        """The files of a full load that is not of the present generation, and when it began.
+
+        It is another one if a file's name was applied with other content, or if it came after the first change. Files
+        that are merely not loaded yet are none.
+        """
+        rows = self._engine.query(
+            "SELECT file_id, key_id, kind, file_modified_at FROM cdc_applied WHERE target_table = ? AND generation = ?",
+            [table.target, current],
+        )
+        applied = {str(row[0]) for row in rows}
+        keys = {str(row[1]) for row in rows if row[2] == Kind.FULL}
+        changed = [row[3] for row in rows if row[2] == Kind.CHANGE and row[3] is not None]
+        changed += [item.info.last_modified for item in listed if item.file.kind is Kind.CHANGE]
+        first = min((moment for moment in changed if since is None or moment >= since), default=None)
+        new = [item for item in full if item.file.version.file_id not in applied]
+        other = [
+            item.info.last_modified
+            for item in new
+            if item.file.version.key_id in keys or (first is not None and item.info.last_modified > first)
+        ]
+        starts = min((moment for moment in other if since is None or moment >= since), default=None)
+        return [item for item in new if starts is not None and item.info.last_modified >= starts], starts
 
     def _listed(self, source_table: str, table: Table) -> Iterator[Item]:
         for info in self._storage.listing(files.folder(self._config, source_table)):

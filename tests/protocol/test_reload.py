@@ -13,7 +13,7 @@ from firebolt_cdc import config as configuration
 from firebolt_cdc import engine
 from firebolt_cdc.deadline import Deadline
 from firebolt_cdc.errors import CdcError, PermanentError
-from firebolt_cdc.reload import Plan, Reload, Result
+from firebolt_cdc.reload import NothingToReloadError, Plan, Reload, Result
 from support import Context, Pipeline, sessions, table_config
 
 LOAD = "fair/sessions/LOAD0000000{}.parquet"
@@ -259,6 +259,39 @@ def test_the_table_is_not_loaded_meanwhile(
     assert target(pipeline) == [[1, "ann3"], [5, "eve2"], [8, "hal"]]
 
 
+def test_files_that_are_merely_not_loaded_yet_are_no_reload(pipeline: Pipeline) -> None:
+    pipeline.deliver(pipeline.put(LOAD.format(1), full((1, "ann"))))
+    pipeline.put(LOAD.format(2), full((2, "bob")))
+    with pytest.raises(NothingToReloadError):
+        planned(pipeline)
+
+
+def test_a_reload_may_be_carried_out_by_itself(pipeline: Pipeline, reloaded: dict[str, dict[str, Any]]) -> None:
+    auto = {"fair/sessions": table_config("sessions", ["sid"], reload="auto")}
+    assert pipeline.clean("reload")["reload"] == {"reloaded": 0, "still_written": 0}, "it is held"
+    pipeline.configure(tables=auto, cleanup={"reload_quiet_seconds": 900})
+    assert pipeline.clean("reload")["reload"] == {"reloaded": 0, "still_written": 1}
+    pipeline.configure(cleanup={"reload_quiet_seconds": 0})
+    assert pipeline.clean("reload")["reload"] == {"reloaded": 1, "still_written": 0}
+    assert target(pipeline) == [[1, "ann3"], [5, "eve2"]]
+    assert pipeline.clean("reload")["reload"] == {"reloaded": 0, "still_written": 0}
+
+
+def test_one_failing_reload_is_told_and_spares_the_others(
+    pipeline: Pipeline, reloaded: dict[str, dict[str, Any]]
+) -> None:
+    both = {f"fair/{name}": table_config(name, ["sid"], reload="auto") for name in ("aborted", "sessions")}
+    pipeline.configure(tables=both, cleanup={"reload_quiet_seconds": 0})
+    pipeline.migrate()
+    pipeline.deliver(pipeline.put("fair/aborted/20241124-1.parquet", sessions(("I", 1, "a"))))
+    later()
+    pipeline.deliver(pipeline.put("fair/aborted/LOAD00000001.parquet", full((1, "b"))))
+    pipeline.put("fair/aborted/20241124-2.parquet", b"no Parquet")
+    with pytest.raises(PermanentError, match=r"fair/aborted/20241124-2\.parquet: not a readable Parquet file"):
+        pipeline.clean("reload")
+    assert target(pipeline) == [[1, "ann3"], [5, "eve2"]]
+
+
 class BrokenError(CdcError):
     """What stops a reload in the test below."""
 
@@ -270,12 +303,12 @@ def test_a_reload_ends_right_wherever_it_is_interrupted(
     real: Callable[..., Any] = engine._run
     number, stop, after = 0, 0, False
 
-    def breaking(connection: Any, sql: str, parameters: Any, deadline: Any) -> Any:
+    def breaking(connection: Any, sql: str, *rest: Any) -> Any:
         nonlocal number
         number += 1
         if number == stop and not after:
             raise BrokenError(f"before {sql[:40]}")
-        rows = real(connection, sql, parameters, deadline)
+        rows = real(connection, sql, *rest)
         if number == stop and after:
             raise BrokenError(f"after {sql[:40]}")
         return rows
