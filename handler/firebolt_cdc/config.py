@@ -310,6 +310,9 @@ def secret(arn: str, client: Any = None) -> dict[str, str]:
         ) from None
     try:
         value = json.loads(text)
-        return {"client_id": str(value["client_id"]), "client_secret": str(value["client_secret"])}
-    except (ValueError, KeyError, TypeError):
+        found = {name: value[name] for name in ("client_id", "client_secret")}
+        if not all(isinstance(part, str) and part for part in found.values()):
+            raise ValueError("not text")
+        return found
+    except (ValueError, KeyError, TypeError, RecursionError):
         raise PermanentError(f"the secret {arn} is not a JSON object with client_id and client_secret") from None
