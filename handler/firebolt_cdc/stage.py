@@ -63,10 +63,11 @@ def prepare(reader: ObjectReader, file: SourceFile, info: ObjectInfo, target: Se
     name = str(file.version)
     try:
         parquet = pq.ParquetFile(pa.PythonFile(reader, mode="r"))
-    except (pa.ArrowException, OSError) as error:
+        found = parquet.schema_arrow
+        str(found)  # decodes every name
+    except (pa.ArrowException, OSError, UnicodeError) as error:
         raise PermanentError(f"{name}: not a readable Parquet file ({info.size_bytes} bytes): {error}") from error
     table = file.table
-    found = parquet.schema_arrow
     doubled = sorted({field.name for field in found if len(found.get_all_field_indices(field.name)) > 1})
     if doubled:
         raise PermanentError(f"{name}: the columns {doubled} are there more than once")
@@ -87,6 +88,7 @@ def prepare(reader: ObjectReader, file: SourceFile, info: ObjectInfo, target: Se
             types = {s: schema.firebolt_type(found.field(s).type) or "" for s in plan.mapped}
             return Prepared(file, info, plan, parquet.metadata.num_rows, None, types)
         rows = parquet.read(use_threads=False)
+        rows.validate(full=True)  # pyarrow reads text that is not UTF-8 without a word
     except (pa.ArrowException, OSError) as error:
         raise PermanentError(f"{name}: damaged Parquet file ({info.size_bytes} bytes): {error}") from error
     return Prepared(file, info, plan, rows.num_rows, _changes(name, rows, file, info, plan, op), {})
