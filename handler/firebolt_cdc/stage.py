@@ -230,9 +230,10 @@ def _timestamps(name: str, column: str, values: pa.Array) -> pa.Array:
 
 def _last_per_key(rows: pa.Table, key: Sequence[str]) -> pa.Table:
     """The row with the greatest sequence for each key."""
-    numbered = rows.append_column("#", pa.array(range(rows.num_rows), pa.int64()))
-    ordered = numbered.select([*key, SEQ, "#"]).sort_by(SEQ)
-    last = ordered.group_by(list(key), use_threads=False).aggregate([("#", "last")])
+    parts = [str(number) for number in range(len(key))]  # the key's own names may be any
+    positions = pa.array(range(rows.num_rows), pa.int64())
+    numbered = pa.table([*(rows[name] for name in key), rows[SEQ], positions], [*parts, SEQ, "#"])
+    last = numbered.sort_by(SEQ).group_by(parts, use_threads=False).aggregate([("#", "last")])
     return rows.take(last["#_last"].combine_chunks().sort())
 
 

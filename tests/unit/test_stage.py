@@ -79,6 +79,13 @@ def test_counts_add_up() -> None:
     assert [(c.rows_read, c.rows_upserted, c.rows_deleted) for c in by_stamp] == [(3, 1, 0), (2, 1, 1)]
 
 
+@pytest.mark.parametrize("key", ["#", "#_last", "0", "_last"])
+def test_a_key_may_have_any_name(key: str) -> None:
+    keyed = table(primary_key=[key, "#2"])
+    rows = staged([read(body(**{"Op": ["I", "U", "I"], key: [1, 1, 2], "#2": [5, 5, 5], "v": [1, 2, 3]}), keyed)], keyed)
+    assert [(r[key], r["v"]) for r in rows] == [(1, 2), (2, 3)]
+
+
 def test_an_append_table_keeps_all_rows_in_order() -> None:
     log = table(mode="append", primary_key=[])
     rows = staged([read(body(Op=["I", "D"], id=[1, 1]), log, 2), read(body(Op=["I"], id=[9]), log, 1)], log)
