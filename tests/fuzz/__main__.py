@@ -44,7 +44,7 @@ def main() -> int:
         "entrances": len(scores),
         "seed": given.seed,
         "seconds": round(sum(s.seconds for s in scores), 1),
-        "endings": dict(sum((_classes(s) for s in scores), Counter()).most_common()),
+        "endings": dict(sum((s.endings for s in scores), Counter()).most_common()),
         "failures": {s.entrance: s.failure.splitlines()[-1] for s in failed},
     }
     if given.json:
@@ -63,10 +63,6 @@ def show(score: Score) -> None:
     if score.failure:
         print(score.failure)
     sys.stdout.flush()
-
-
-def _classes(score: Score) -> Counter[str]:
-    return score.endings
 
 
 if __name__ == "__main__":

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import io
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
+from urllib.parse import quote_plus
 
 import pyarrow as pa
 from botocore.exceptions import ClientError
+from firebolt.common.statement_formatter import create_statement_formatter
 from hypothesis import assume
 from hypothesis import strategies as st
 
@@ -165,12 +166,9 @@ def objects_with_any_key(lab: Lab, example: tuple[str, str, bool]) -> Sequence[s
         bench.put(neighbour, inputs.parquet(pa.table({"id": [99]})) or b"")
         etag = bench.put(key, GOOD_FILE)
         assume(key != neighbour)
-        if notification:
-            record = inputs_notification(key, etag or "e")
-        else:
-            record = bench.announce(key, etag or "e")
-        bench_ends = [_end_of(bench, record, bench.batch([record]))]
-        bench_ends.append(_end_of(bench, record, bench.batch([record, record])))
+        announce = _notification if notification else bench.announce
+        record = announce(key, etag or "e")
+        ends = [_end_of(bench, record, bench.batch([record])) for _ in range(2)]
         bench.invoke({"detail": {"bucket": {"name": SOURCE}, "object": {"key": key}}})
         for table in ("merge", "log", *unlisted_target):
             with contextlib.suppress(ValueError):  # the table may not be there
@@ -178,13 +176,11 @@ def objects_with_any_key(lab: Lab, example: tuple[str, str, bool]) -> Sequence[s
                 if [str(row[0]) for row in rows] not in ([], ["1"], ["1", "1", "2"]) and table != "canary":
                     raise BrokenError(f"{table} holds {rows}, which is not this file once")
         bench.check()
-    return bench_ends
+    return ends
 
 
-def inputs_notification(key: str, etag: str) -> Record:
+def _notification(key: str, etag: str) -> Record:
     """A record with an S3 notification, whose key is encoded."""
-    from urllib.parse import quote_plus
-
     thing = {"key": quote_plus(key, safe="/", errors="surrogatepass"), "eTag": etag}
     body = {"Records": [{"eventSource": "aws:s3", "s3": {"bucket": {"name": SOURCE}, "object": thing}}]}
     return {"messageId": "0", "eventSource": "aws:sqs", "body": json.dumps(body), "messageAttributes": {}}
@@ -265,8 +261,6 @@ def _check_sql(part: apply.Part, table: Table) -> None:
 
 def _as_the_sdk_sends(sql: str) -> list[str]:
     """The SDK splits what it takes for several statements and fills in the parameters."""
-    from firebolt.common.statement_formatter import create_statement_formatter
-
     values = ["'; DROP TABLE canary; --"] * (sql.count("?") if sql.startswith("MERGE") else 0)
     formatter = create_statement_formatter(2)
     if not values:
@@ -633,16 +627,3 @@ def messages_are_redacted(_: Lab, text: str) -> Sequence[str]:
         ):
             raise BrokenError(f"{found!r} is not one line of {limit} characters")
     return ["accepted"]
-
-
-@functools.cache
-def shares() -> float:
-    """The sum of all shares."""
-    return sum(p.share for p in PROPERTIES.values())
-
-
-def chosen(only: Sequence[str]) -> Iterator[Property]:
-    """The properties of these names, or all."""
-    for name, found in PROPERTIES.items():
-        if not only or name in only:
-            yield found

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import random
+import sys
 import time
 import traceback
 from collections import Counter
 from dataclasses import dataclass, field
 
 from hypothesis import HealthCheck, Phase, given, seed, settings
+from hypothesis.errors import UnsatisfiedAssumption
 
 from fuzz.bench import Lab
 from fuzz.properties import Property
@@ -48,13 +50,22 @@ def run(lab: Lab, prop: Property, examples: int, seed_: int | None = None) -> Sc
     )
     @given(prop.examples)
     def check(example: object) -> None:
-        ends = prop.check(lab, example)
+        try:
+            ends = prop.check(lab, example)
+        except UnsatisfiedAssumption:
+            raise
+        except Exception as error:
+            if not score.failure:  # shrinking takes its time
+                score.failure = repr(error)
+                print(f"{prop.entrance} failed, now shrinking: {error!r}"[:1000], file=sys.stderr)
+            raise
         score.examples += 1
         score.endings.update(ends)
 
     begun = time.monotonic()
     try:
         check()
+        score.failure = ""
     except Exception as error:  # noqa: BLE001 - the caller decides what a failure means
         score.failure = "".join(traceback.format_exception(error)) + f"\nto reproduce: {score.again}"
     score.seconds = time.monotonic() - begun
