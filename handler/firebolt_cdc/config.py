@@ -92,6 +92,10 @@ class Order(Model):
         return "file" if self.column is None else f"{self.by}:{self.column}"
 
 
+OWN_PREFIX = "cdc_"
+"""Names of the pipeline's own tables and views begin so; no target's name may."""
+
+
 class Table(Model):
     """How the files of one source table are applied to one target table."""
 
@@ -106,6 +110,8 @@ class Table(Model):
 
     @model_validator(mode="after")
     def _merge_has_key(self) -> Self:
+        if self.target.startswith(OWN_PREFIX):
+            raise ValueError(f"table {self.target}: names that begin with {OWN_PREFIX} are the ledger's own")
         if self.mode is Mode.MERGE and not self.primary_key:
             raise ValueError(f"table {self.target}: mode merge needs primary_key; use mode append for a table without")
         return self

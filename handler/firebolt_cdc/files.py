@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
 
-from firebolt_cdc.config import Config, Mode, Table, Unlisted
+from firebolt_cdc.config import OWN_PREFIX, Config, Mode, Table, Unlisted
 from firebolt_cdc.errors import PermanentError
 
 _FULL_LOAD = re.compile(r"LOAD[0-9A-Fa-f]{8,}$")
@@ -140,6 +140,10 @@ def identify(config: Config, version: FileVersion) -> SourceFile:
             "apply, then run `firebolt-cdc retry`"
         )
     target = parts[1]
+    if target.startswith(OWN_PREFIX):
+        raise PermanentError(
+            f"{version}: the unlisted table {source_table} has a name of the ledger's own; list it with another target"
+        )
     if any(target == listed.target for listed in config.tables.values()):
         raise PermanentError(
             f"{version}: the unlisted table {source_table} would load into {target}, which another "

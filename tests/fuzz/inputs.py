@@ -21,11 +21,14 @@ from wire.world import PREFIX, SOURCE
 GOOD = f"{PREFIX}t/merge/20260101-000000001.parquet"
 NASTY = (
     "'", '"', "''", '""', "\\", "\\'", '\\"', ";", "; DROP TABLE canary; --", "'; DROP TABLE canary; --",
-    '"; DROP TABLE canary; --', '"); DROP TABLE canary; --', "') OR 1=1 --", "--", "/*", "*/", "?", "$1", "%s", "%", "%00",
+    '"; DROP TABLE canary; --', '"); DROP TABLE canary; --', "') OR 1=1 --", "--", "/*", "*/", "?", "$1", "%s",
+    "%", "%00",
     "{}", "{0}", "[", "]", "*", "$$", "`", "\n", "\r\n", "\t", "\0", "\x01", "\x1b", "\x7f", "\x85", "\u2028", "\ufeff",
-    "\ufffe", "\ud800", "\udfff", "é", "e\u0301", "ß", "日本", "😀", "\u202e", "+", " ", "  ", ".", "..", "/", "//", "&", "#", "=",
+    "\ufffe", "\ud800", "\udfff", "é", "e\u0301", "ß", "日本", "😀", "\u202e", "+", " ", "  ", ".", "..", "/", "//",
+    "&", "#", "=",
     "NULL", "null", "None", "true", "0", "-1", "1e999", "NaN", "select", "table", "ORDER", "a" * 300, "x" * 2000,
-    "_cdc_seq", "_CDC_SEQ", "_cdc_op", "_cdc_file", "_cdc_deleted", "Op", "op", "id", "ID", "#", "s", "t", "p", "d", "begin",
+    "_cdc_seq", "_CDC_SEQ", "_cdc_op", "_cdc_file", "_cdc_deleted", "Op", "op", "id", "ID", "#", "s", "t", "p",
+    "d", "begin",
     "canary", "cdc_applied", "cdc_tables", "theirs",
 )  # fmt: skip
 anything = st.characters(exclude_categories=())
@@ -127,8 +130,8 @@ good_keys = st.builds(
 )
 buckets = st.sampled_from((SOURCE, SOURCE, SOURCE, "other-bucket", "x", "")) | text
 etags = st.none() | st.sampled_from(("RIGHT", '"RIGHT"', 'W/"RIGHT"', "wrong", "", '"')) | text
-moments = st.sampled_from(("2026-01-01T00:00:00+00:00", "2026-01-01", "0001-01-01T00:00:00+23:59", "9999-12-31T23:59:59-23:59",
-                           "noon", "")) | text  # fmt: skip
+moments = st.sampled_from(("2026-01-01T00:00:00+00:00", "2026-01-01", "0001-01-01T00:00:00+23:59",
+    "9999-12-31T23:59:59-23:59",                           "noon", "")) | text  # fmt: skip
 _things = st.builds(lambda key, etag: {"key": key} | ({} if etag is None else {"etag": etag}), keys, etags)
 event_bodies = st.one_of(
     st.builds(lambda bucket, thing: {"detail": {"bucket": {"name": bucket}, "object": thing}}, buckets, _things),
@@ -213,7 +216,8 @@ _VALUES: dict[str, list[Any]] = {
     "date": [date(1970, 1, 1), date(1, 1, 1), date(9999, 12, 31)],
     "time": [time(0), time(23, 59, 59, 999999)],
     "timestamp": [
-        datetime(1970, 1, 1), datetime(2026, 1, 1, 1, 2, 3, 456789), datetime(1, 1, 1), datetime(9999, 12, 31, 23, 59, 59),
+        datetime(1970, 1, 1), datetime(2026, 1, 1, 1, 2, 3, 456789), datetime(1, 1, 1),
+        datetime(9999, 12, 31, 23, 59, 59),
         datetime(2026, 1, 1, tzinfo=UTC),
     ],
 }  # fmt: skip
@@ -339,7 +343,8 @@ def parquet_bytes(draw: Any) -> bytes:
 
 firebolt_types = st.sampled_from(
     ("INTEGER", "BIGINT", "TEXT", "DOUBLE PRECISION", "REAL", "BOOLEAN", "DATE", "TIMESTAMP", "TIMESTAMPTZ", "BYTEA",
-     "NUMERIC(10, 2)", "NUMERIC(38, 38)", "ARRAY(TEXT)", "ARRAY(BIGINT)", "ARRAY(ARRAY(TEXT))", "GEOGRAPHY", "STRUCT(a INT)",
+     "NUMERIC(10, 2)", "NUMERIC(38, 38)", "ARRAY(TEXT)", "ARRAY(BIGINT)", "ARRAY(ARRAY(TEXT))", "GEOGRAPHY",
+     "STRUCT(a INT)",
      "", "numeric(5)")
 )  # fmt: skip
 target_columns = st.just([]) | st.lists(

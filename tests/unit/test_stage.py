@@ -82,7 +82,8 @@ def test_counts_add_up() -> None:
 @pytest.mark.parametrize("key", ["#", "#_last", "0", "_last"])
 def test_a_key_may_have_any_name(key: str) -> None:
     keyed = table(primary_key=[key, "#2"])
-    rows = staged([read(body(**{"Op": ["I", "U", "I"], key: [1, 1, 2], "#2": [5, 5, 5], "v": [1, 2, 3]}), keyed)], keyed)
+    changes = body(**{"Op": ["I", "U", "I"], key: [1, 1, 2], "#2": [5, 5, 5], "v": [1, 2, 3]})
+    rows = staged([read(changes, keyed)], keyed)
     assert [(r[key], r["v"]) for r in rows] == [(1, 2), (2, 3)]
 
 
