@@ -155,7 +155,7 @@ def keys_are_placed_or_refused(_: Lab, example: tuple[str, str]) -> Sequence[str
 
 @entrance(
     st.tuples(inputs.good_keys | inputs.keys, st.sampled_from(("fail", "skip", "append")), st.booleans()),
-    END_TO_END * 2,
+    END_TO_END,
 )
 def objects_with_any_key(lab: Lab, example: tuple[str, str, bool]) -> Sequence[str]:
     """An object with any key, announced in each way and again, is loaded once or refused; no other is touched."""
@@ -350,7 +350,7 @@ def identifiers_stay_in_their_quotes(_: Lab, example: tuple[str, list[str]]) -> 
 
 @entrance(
     st.tuples(inputs.names, inputs.names, st.sampled_from(("hard", "soft")), st.sampled_from(("create", "fail"))),
-    END_TO_END * 2,
+    END_TO_END,
 )
 def tables_of_any_name(lab: Lab, example: tuple[str, str, str, str]) -> Sequence[str]:
     """A table map with any names migrates, loads, is audited and purged, or is refused; nothing else is touched."""
@@ -398,7 +398,7 @@ _then = st.sampled_from(("deliver", "deliver", "sweep", "reconcile", "purge", "a
 _which = st.sampled_from(("merge-good", "log-good", "merge-poison", "all"))
 
 
-@entrance(st.lists(st.tuples(_edits, _which, _then), min_size=1, max_size=6), END_TO_END * 2)
+@entrance(st.lists(st.tuples(_edits, _which, _then), min_size=1, max_size=6), END_TO_END)
 def ledger_edited_by_hand(lab: Lab, steps: Any) -> Sequence[str]:
     """Whatever a person types into the ledger: nothing is lost or applied twice, and no function breaks."""
     with Bench(lab) as bench:

@@ -10,7 +10,7 @@ from fuzz.bench import BrokenError, Lab, bounded, check_statement
 from fuzz.properties import PROPERTIES
 from fuzz.runner import run
 
-EXAMPLES = 400
+EXAMPLES = 100
 
 
 @pytest.fixture(scope="module")
