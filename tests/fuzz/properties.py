@@ -398,7 +398,7 @@ _then = st.sampled_from(("deliver", "deliver", "sweep", "reconcile", "purge", "a
 _which = st.sampled_from(("merge-good", "log-good", "merge-poison", "all"))
 
 
-@entrance(st.lists(st.tuples(_edits, _which, _then), min_size=1, max_size=6), END_TO_END)
+@entrance(st.lists(st.tuples(_edits, _which, _then), min_size=1, max_size=4), END_TO_END)
 def ledger_edited_by_hand(lab: Lab, steps: Any) -> Sequence[str]:
     """Whatever a person types into the ledger: nothing is lost or applied twice, and no function breaks."""
     with Bench(lab) as bench:
