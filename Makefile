@@ -12,11 +12,12 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 PY ?= 3.13
 ARCH ?= aarch64
 
-# The size of `make chaos`; KILLS is of loader processes, SEED is for all three parts.
+# The size of `make chaos`; KILLS is of loader processes, SEED is for all three parts. EXAMPLES is for `make fuzz`.
 MODEL ?= 100000
 WIRE ?= 2000
 FILES ?= 1000
 KILLS ?= 50
+EXAMPLES ?= 2000
 SEED ?= 1
 
 RUN := PYTHONPATH=handler:examples/local .venv/bin/python
@@ -38,7 +39,7 @@ test: .venv/stamp ## All tests (under 15 minutes on two cores)
 	@$(MAKE) --no-print-directory --jobs=2 test-here test-local
 
 test-here: test-terraform ## All tests but those on the whole local stack
-	$(RUN) -m pytest -n 2 tests/unit tests/standin tests/protocol tests/model tests/wire
+	$(RUN) -m pytest -n 2 tests/unit tests/standin tests/protocol tests/model tests/wire tests/fuzz
 
 test-unit: .venv/stamp ## Unit tests
 	$(RUN) -m pytest tests/unit
@@ -65,6 +66,9 @@ chaos: .venv/stamp ## The long campaign: model, wire, whole stack, an hour or mo
 
 bench: .venv/stamp ## Peak memory of a loader with a 1 GB file and with many changes, beside small ones (minutes)
 	@PYTHONPATH=handler:examples/local:tests .venv/bin/python -m bench.memory
+
+fuzz: .venv/stamp ## Any input at every entrance, a longer run than that of the tests (EXAMPLES= SEED=)
+	PYTHONPATH=handler:examples/local:tests .venv/bin/python -m fuzz --examples $(EXAMPLES) --seed $(SEED)
 
 lint: .venv/stamp .venv-lint/stamp ## Formatting, types, Terraform validation, checkov
 	$(RUN) -m ruff check .
@@ -108,4 +112,4 @@ clean: ## Stop the local stack, remove every built and downloaded file
 	@.venv-lint/bin/python -m pip install -qq --disable-pip-version-check --require-hashes -r requirements/lint.txt
 	@touch $@
 
-.PHONY: help demo up down test test-here test-unit test-standin test-protocol test-local test-terraform chaos bench lint format package lock clean
+.PHONY: help demo up down test test-here test-unit test-standin test-protocol test-local test-terraform chaos bench fuzz lint format package lock clean

@@ -53,7 +53,7 @@ def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
     Raises:
         CdcError: a task failed. Each can be run again at any time.
     """
-    task = event.get("task")
+    task = event.get("task") if isinstance(event, dict) else event
     if task is not None and task not in TASKS:
         raise PermanentError(f"unknown task {task!r}: expected one of {', '.join(TASKS)}")
     config = configuration.load()

@@ -223,6 +223,10 @@ class BeforeImage(Model):
         return len(column) > marks and column.startswith(self.prefix) and column.endswith(self.suffix)
 
 
+OWN_PREFIX = "cdc_"
+"""Names of the pipeline's own tables and views begin so; no target's name may."""
+
+
 class Table(Model):
     """How the files of one source table are applied to one target table."""
 
@@ -241,6 +245,8 @@ class Table(Model):
 
     @model_validator(mode="after")
     def _merge_has_key(self) -> Self:
+        if self.target.startswith(OWN_PREFIX):
+            raise ValueError(f"table {self.target}: names that begin with {OWN_PREFIX} are the ledger's own")
         if self.mode is Mode.MERGE and not self.primary_key:
             raise ValueError(f"table {self.target}: mode merge needs primary_key; use mode append for a table without")
         return self
@@ -501,6 +507,9 @@ def secret(arn: str, client: Any = None) -> dict[str, str]:
         ) from None
     try:
         value = json.loads(text)
-        return {"client_id": str(value["client_id"]), "client_secret": str(value["client_secret"])}
-    except (ValueError, KeyError, TypeError):
+        found = {name: value[name] for name in ("client_id", "client_secret")}
+        if not all(isinstance(part, str) and part for part in found.values()):
+            raise ValueError("not text")
+        return found
+    except (ValueError, KeyError, TypeError, RecursionError):
         raise PermanentError(f"the secret {arn} is not a JSON object with client_id and client_secret") from None

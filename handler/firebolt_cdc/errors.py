@@ -207,11 +207,15 @@ def classified(error: Exception, doing: str) -> CdcError:
     return UnexpectedError(f"{doing}: unexpected {_readable(error)} (a defect of the loader; please report it)")
 
 
+_UNSENDABLE = re.compile("[\0-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")
+"""Characters that XML 1.0 lacks: SQS refuses a message with one of them (API reference, SendMessage)."""
+
+
 def redact(text: str, limit: int = 1000) -> str:
     """A message fit for ledger, log and queue attributes: one line, bounded, no literal of credentials."""
     text = re.sub(r"(?i)(aws_(?:secret_access_key|session_token|access_key_id)\s*=>?\s*)'[^']*'", r"\1'***'", text)
     text = re.sub(r"(?i)(client_secret|access_token|authorization)([\"'=: ]+)[^\s\"',]+", r"\1\2***", text)
-    text = " ".join(text.split())
+    text = " ".join(_UNSENDABLE.sub("\ufffd", text).split())
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
 

@@ -51,9 +51,9 @@ class Delivery:
         return max(0.0, (now - self.first_seen).total_seconds())
 
 
-def is_batch(event: Mapping[str, Any]) -> bool:
+def is_batch(event: Any) -> bool:
     """Whether Lambda was invoked by the event source mapping of the queue."""
-    records = event.get("Records")
+    records = event.get("Records") if isinstance(event, dict) else None
     return (
         isinstance(records, list)
         and bool(records)
@@ -70,26 +70,28 @@ def from_message(record: Mapping[str, Any], now: datetime) -> list[Delivery]:
     message_id = str(record.get("messageId", ""))
     try:
         body = json.loads(record["body"])
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise PermanentError(f"message {message_id}: the body is not JSON") from error
     if not isinstance(body, dict):
         raise PermanentError(f"message {message_id}: the body is not a JSON object")
     if body.get("Event") == "s3:TestEvent":
         return []
-    attributes = record.get("messageAttributes") or {}
+    attributes, system = record.get("messageAttributes") or {}, record.get("attributes") or {}
+    if not isinstance(attributes, dict) or not isinstance(system, dict):
+        raise PermanentError(f"message {message_id}: its attributes are not a JSON object")
     origin = _attribute(attributes, ATTRIBUTE_ORIGIN)
-    sent_ms = (record.get("attributes") or {}).get("SentTimestamp")
-    sent = datetime.fromtimestamp(int(str(sent_ms)) / 1000, UTC) if str(sent_ms).isdigit() else now
+    sent_ms = str(system.get("SentTimestamp"))
     try:
         seen = _attribute(attributes, ATTRIBUTE_FIRST_SEEN)
+        sent = datetime.fromtimestamp(int(sent_ms) / 1000, UTC) if sent_ms.isdecimal() else now
         return from_event(
             body,
             origin=Origin(origin) if origin else Origin.S3,
-            first_seen=datetime.fromisoformat(seen) if seen else sent,
-            waits=int(_attribute(attributes, ATTRIBUTE_WAITS) or 0),
+            first_seen=_moment(seen) if seen else sent,
+            waits=max(0, int(_attribute(attributes, ATTRIBUTE_WAITS) or 0)),
             message_id=message_id,
         )
-    except ValueError as error:
+    except (ValueError, OverflowError, OSError) as error:
         raise PermanentError(f"message {message_id}: unreadable attributes: {error}") from error
 
 
@@ -108,6 +110,8 @@ def from_event(
     """
     found: list[tuple[str, str, str | None]] = []
     where = f"message {message_id}" if message_id else "the event"
+    if not isinstance(event, dict):
+        raise PermanentError(f"{where}: expected a JSON object, found {type(event).__name__}")
     if isinstance(event.get("detail"), dict):
         found.append(_object(event["detail"], where, decode=False))
     elif isinstance(event.get("Records"), list) and event["Records"]:
@@ -148,7 +152,16 @@ def _object(detail: Mapping[str, Any], where: str, *, decode: bool) -> tuple[str
     etag = thing.get("etag", thing.get("eTag")) if isinstance(thing, dict) else None
     if etag is not None and not isinstance(etag, str):
         raise PermanentError(f"{where}: object.etag is not text")
+    if any("\ud800" <= character <= "\udfff" for character in f"{name}{key}{etag}"):
+        raise PermanentError(f"{where}: bucket.name, object.key or object.etag holds half of a surrogate pair")
     return name, unquote_plus(key) if decode else key, plain_etag(etag) if etag else None
+
+
+def _moment(text: str) -> datetime:
+    moment = datetime.fromisoformat(text)
+    if moment.tzinfo is None:
+        raise ValueError(f"{ATTRIBUTE_FIRST_SEEN} {text!r} has no zone")
+    return moment.astimezone(UTC)
 
 
 def _attribute(attributes: Mapping[str, Any], name: str) -> str | None:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
 
-from firebolt_cdc.config import Config, Files, Mode, Table, Unlisted
+from firebolt_cdc.config import OWN_PREFIX, Config, Files, Mode, Table, Unlisted
 from firebolt_cdc.errors import PermanentError
 
 _NUMBERS = re.compile("[0-9]+")
@@ -143,6 +143,10 @@ def identify(config: Config, version: FileVersion) -> SourceFile:
             "apply, then run `firebolt-cdc retry`"
         )
     target = parts[1]
+    if target.startswith(OWN_PREFIX):
+        raise PermanentError(
+            f"{version}: the unlisted table {source_table} has a name of the ledger's own; list it with another target"
+        )
     if any(target == table.target for table in config.tables.values()):
         raise PermanentError(
             f"{version}: the unlisted table {source_table} would load into {target}, which another "

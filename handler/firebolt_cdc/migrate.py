@@ -32,7 +32,7 @@ def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
     Raises:
         CdcError: it failed; the message says at what, and how to go on.
     """
-    action = str(event.get("action", "migrate"))
+    action = str(event.get("action", "migrate") if isinstance(event, dict) else event)
     if action not in {"migrate", "status", "dry_run"}:
         raise PermanentError(f"unknown action {action!r}: expected migrate, status or dry_run")
     config = configuration.load()

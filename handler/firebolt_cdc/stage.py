@@ -136,10 +136,11 @@ def prepare(reader: ObjectReader, file: SourceFile, info: ObjectInfo, target: Se
     name = str(file.version)
     try:
         parquet = pq.ParquetFile(pa.PythonFile(reader, mode="r"))
-    except (pa.ArrowException, OSError) as error:
+        found = parquet.schema_arrow
+        str(found)  # decodes every name
+    except (pa.ArrowException, OSError, UnicodeError) as error:
         raise PermanentError(f"{name}: not a readable Parquet file ({info.size_bytes} bytes): {error}") from error
     table = file.table
-    found = parquet.schema_arrow
     doubled = sorted({field.name for field in found if len(found.get_all_field_indices(field.name)) > 1})
     if doubled:
         raise PermanentError(f"{name}: the columns {doubled} are there more than once")
@@ -160,6 +161,7 @@ def prepare(reader: ObjectReader, file: SourceFile, info: ObjectInfo, target: Se
             types = {s: schema.firebolt_type(found.field(s).type) or "" for s in plan.mapped}
             return Prepared(file, info, plan, parquet.metadata.num_rows, None, types)
         rows = _read(name, parquet, room)
+        rows.validate(full=True)  # pyarrow reads text that is not UTF-8 without a word
     except (pa.ArrowException, OSError) as error:
         raise PermanentError(f"{name}: damaged Parquet file ({info.size_bytes} bytes): {error}") from error
     changes = _changes(name, rows, file, info, plan, control)
@@ -293,11 +295,15 @@ def _rows_by_file(rows: pa.Table) -> dict[str, int]:
 
 def _require_distinct(name: str, rows: pa.Table, key: Sequence[str]) -> None:
     """No two rows of a full load share a key: there is no order between them."""
-    counted = rows.group_by(list(key), use_threads=False).aggregate([([], "count_all")])
-    doubled = counted.filter(pc.greater(counted["count_all"], 1))
+    parts = [str(number) for number in range(len(key))]  # the key's own names may be any
+    counted = pa.table([rows[name] for name in key], parts).group_by(parts, use_threads=False)
+    times = counted.aggregate([([], "count_all")])
+    doubled = times.filter(pc.greater(times["count_all"], 1))
     if doubled.num_rows:
         first = doubled.slice(0, 1).to_pylist()[0]
-        raise doubled_key(name, {column: first[column] for column in key}, first["count_all"])
+        raise doubled_key(
+            name, {column: first[part] for part, column in zip(parts, key, strict=True)}, first["count_all"]
+        )
 
 
 def doubled_key(name: str, values: dict[str, object], times: int) -> PermanentError:
@@ -485,9 +491,10 @@ def _timestamps(name: str, column: str, values: pa.Array) -> pa.Array:
 
 def _last_per_key(rows: pa.Table, key: Sequence[str]) -> tuple[pa.Table, int]:
     """The row with the greatest sequence for each key, and how many others there are."""
-    numbered = rows.append_column("#", pa.array(range(rows.num_rows), pa.int64()))
-    ordered = numbered.select([*key, SEQ, "#"]).sort_by(SEQ)
-    last = ordered.group_by(list(key), use_threads=False).aggregate([("#", "last")])
+    parts = [str(number) for number in range(len(key))]  # the key's own names may be any
+    positions = pa.array(range(rows.num_rows), pa.int64())
+    numbered = pa.table([*(rows[name] for name in key), rows[SEQ], positions], [*parts, SEQ, "#"])
+    last = numbered.sort_by(SEQ).group_by(parts, use_threads=False).aggregate([("#", "last")])
     return rows.take(last["#_last"].combine_chunks().sort()), rows.num_rows - last.num_rows
 
 

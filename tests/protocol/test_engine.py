@@ -432,6 +432,8 @@ def test_the_service_account_works_end_to_end(
         ('{"client_id": "me", "client_secret": "wr0ng-value"}', TransientError, "check the Firebolt credentials"),
         ('{"client_id": "you", "client_secret": "s3cr3t-value"}', TransientError, "check the Firebolt credentials"),
         ('{"client_id": "me"}', PermanentError, "is not a JSON object with client_id and client_secret"),
+        ('{"client_id": null, "client_secret": "s3cr3t-value"}', PermanentError, "is not a JSON object with client_id"),
+        ("[" * 100_000, PermanentError, "is not a JSON object with client_id and client_secret"),
         ('["s3cr3t-value"]', PermanentError, "is not a JSON object with client_id and client_secret"),
         ("s3cr3t-value", PermanentError, "is not a JSON object with client_id and client_secret"),
         ("null", PermanentError, "is not a JSON object with client_id and client_secret"),

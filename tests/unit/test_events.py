@@ -7,8 +7,6 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from firebolt_cdc import events
 from firebolt_cdc.errors import PermanentError
@@ -61,25 +59,33 @@ def test_junk_is_permanent_and_says_what_is_missing(body: str) -> None:
         read(body)
 
 
-@given(
-    st.recursive(
-        st.none() | st.booleans() | st.integers() | st.text(),
-        lambda inner: (
-            st.lists(inner, max_size=3)
-            | st.dictionaries(
-                st.sampled_from(["detail", "Records", "bucket", "object", "s3", "key", "name", "etag", "x"]), inner
-            )
-        ),
-        max_leaves=12,
-    ),
-    st.text(max_size=8),
+@pytest.mark.parametrize(
+    "record",
+    [
+        {"body": "[" * 100_000 + "]" * 100_000},
+        {"body": "{}", "messageAttributes": ["cdc_waits"]},
+        {"body": "{}", "attributes": "SentTimestamp"},
+        {"body": "{}", "attributes": {"SentTimestamp": "9" * 30}},
+        {"body": "{}", "messageAttributes": {"cdc_first_seen": {"stringValue": "2026-01-01T00:00:00"}}},
+        {"body": json.dumps(events.announcement("b", "half \ud800", None))},
+    ],
+    ids=["deep", "attributes", "system attributes", "sent", "no zone", "surrogate"],
 )
-def test_whatever_comes_is_read_or_refused(body: Any, attribute: str) -> None:
-    try:
-        found = read(body, cdc_waits=attribute, cdc_first_seen=attribute, cdc_origin=attribute)
-    except PermanentError:
-        return
-    assert all(d.bucket and d.key for d in found)
+def test_a_broken_record_is_permanent(record: dict[str, Any]) -> None:
+    with pytest.raises(PermanentError, match="message m"):
+        events.from_message({"messageId": "m"} | record, NOW)
+
+
+def test_a_count_of_waits_is_never_negative() -> None:
+    [delivery] = read(events.announcement("b", "k", None), cdc_waits="-3")
+    assert delivery.waits == 0
+
+
+@pytest.mark.parametrize("event", [None, [], "x", 7])
+def test_what_is_no_object_is_no_event(event: Any) -> None:
+    assert not events.is_batch(event)
+    with pytest.raises(PermanentError, match="expected a JSON object"):
+        events.from_event(event, origin=Origin.S3, first_seen=NOW)
 
 
 def test_only_the_queues_own_batches_are_batches() -> None:

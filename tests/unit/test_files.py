@@ -128,3 +128,10 @@ def test_full_loads_sort_below_every_change() -> None:
 
 def test_equal_stamps_are_ordered_by_last_modified() -> None:
     assert rank("20241124-1", NOW) < rank("20241124-1", NOW + timedelta(seconds=1))
+
+
+def test_no_file_is_loaded_into_the_ledger_itself() -> None:
+    with pytest.raises(PermanentError, match="a name of the ledger's own"):
+        identify(config(unlisted_tables="append"), version("dms/fair/cdc_applied/20240101-1.parquet"))
+    with pytest.raises(ValueError, match="the ledger's own"):
+        config(tables={"fair/x": {"target": "cdc_processed_files", "mode": "append"}})

@@ -12,6 +12,7 @@ import pytest
 from firebolt_cdc.config import Drift
 from firebolt_cdc.errors import PermanentError
 from firebolt_cdc.schema import Column, arrow_type, canonical, cast, firebolt_type, plan_columns
+from firebolt_cdc.sql import ident
 
 MAPPING: list[tuple[pa.DataType, str]] = [
     (pa.int8(), "INTEGER"), (pa.int16(), "INTEGER"), (pa.int32(), "INTEGER"), (pa.int64(), "BIGINT"),
@@ -131,3 +132,14 @@ def test_two_columns_for_one_target_are_refused() -> None:
 def test_a_column_of_no_firebolt_type_is_refused_not_dropped() -> None:
     with pytest.raises(PermanentError, match="cannot hold"):
         plan_columns("f", pa.schema([("s", pa.struct([("a", pa.int8())]))]), TARGET, Drift.ADD, [], "t")
+
+
+@pytest.mark.parametrize("name", ["", "a\0b", "\ud800", "a\\", '\\"; DROP TABLE t; --'])
+def test_names_that_cannot_be_quoted_are_refused(name: str) -> None:
+    with pytest.raises(PermanentError, match="cannot be the name"):
+        ident(name)
+
+
+def test_other_names_stay_within_their_quotes() -> None:
+    assert ident('a"; DROP TABLE t; --') == '"a""; DROP TABLE t; --"'
+    assert ident("a\\b") == '"a\\b"'

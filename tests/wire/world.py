@@ -694,12 +694,12 @@ def _point(sql: str = "") -> None:
 def _gated(real: Callable[..., Any]) -> Callable[..., Any]:
     """The product's way to run a statement, with places to pause and die before and after."""
 
-    def run(connection: Any, sql: str, parameters: Sequence[Any], deadline_: Any) -> Any:
+    def run(connection: Any, sql: str, *rest: Any) -> Any:
         if _running.job is None or _world.now is None:
-            return real(connection, sql, parameters, deadline_)
+            return real(connection, sql, *rest)
         _point(sql)
         rewritten = _world.now.rewrite(sql)
-        rows = [] if rewritten is None else real(connection, rewritten, parameters, deadline_)
+        rows = [] if rewritten is None else real(connection, rewritten, *rest)
         _point()
         return rows
 
