@@ -346,7 +346,9 @@ variable "tables" {
         column != table.op.column
         && (table.delete_marker == null ? true : table.delete_marker.keep || column != table.delete_marker.column)
         && (table.before_image == null ? true : !(
-          startswith(column, table.before_image.prefix) && endswith(column, table.before_image.suffix)
+          length(column) > length("${table.before_image.prefix}${table.before_image.suffix}")
+          && length("${table.before_image.prefix}${table.before_image.suffix}") > 0
+          && startswith(column, table.before_image.prefix) && endswith(column, table.before_image.suffix)
         ))
       ]
     ]))

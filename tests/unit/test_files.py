@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from firebolt_cdc.config import Config
+from firebolt_cdc.config import DMS_CHANGES, DMS_FULL_LOAD, Config, Table
 from firebolt_cdc.errors import PermanentError
-from firebolt_cdc.files import FileVersion, Kind, SkippedError, digest, file_rank, identify
+from firebolt_cdc.files import FileVersion, Kind, SkippedError, digest, file_rank, identify, stamp_text
+from support import repository
 
 CONFIG = {
     "name": "t",
@@ -121,6 +122,132 @@ def test_text_order_of_ranks_is_time_order_whatever_the_digits(a: datetime, b: d
         assert rank(name_a) < rank(name_b)
 
 
+numbers = st.lists(st.integers(0, 10**24 - 1), min_size=1, max_size=4)
+
+
+@given(numbers, numbers, st.sampled_from(["-", "+", "_", "T", ".", "|"]))
+def test_text_order_of_other_stamps_is_the_order_of_their_numbers(a: list[int], b: list[int], mark: str) -> None:
+    one, two = (f"1|{stamp_text(mark.join(map(str, numbers)), dms=False)}|20240101T" for numbers in (a, b))
+    assert (one < two, one == two) == (a < b, a == b)
+
+
+@given(st.datetimes(datetime(1, 1, 1), datetime(9999, 12, 31)), st.datetimes(datetime(1, 1, 1), datetime(9999, 12, 31)))
+@pytest.mark.parametrize("form", ["%Y-%m-%dT%H:%M:%S.%f", "%Y%m%dT%H%M%S%f", "%Y_%m_%d/%H-%M-%S.%fZ"])
+def test_text_order_of_times_in_other_stamps_is_time_order(form: str, a: datetime, b: datetime) -> None:
+    def text(moment: datetime) -> str:
+        return stamp_text(moment.strftime(form.replace("%Y", f"{moment.year:04}")), dms=False)
+
+    assert (text(a) < text(b)) == (a < b)
+
+
+@pytest.mark.parametrize("stamp", ["", "a b", "7!", "\n1", "1" + "0" * 24])
+def test_stamps_that_cannot_be_ordered_are_refused(stamp: str) -> None:
+    files = {"changes": "(?s:d(?P<stamp>.*))"}
+    listed = {"target": "t", "mode": "merge", "primary_key": ["id"], "files": files}
+    with pytest.raises(PermanentError, match=r"the stamp .* in the name .* the order of changes is unknown"):
+        identify(config(tables={"fair/t": listed}), version(f"dms/fair/t/d{stamp}.parquet"))
+
+
+def source(path: str | None, target: str, **files: str) -> dict[str, object]:
+    return {"target": target, "mode": "append", "files": {"path": path, **files}}
+
+
+PATHS = {
+    "shop/all": source("", "everything"),
+    "shop/topics": source("topics/", "topics"),
+    "shop/orders": source("topics/orders/", "orders", changes=r"orders\+[0-9]+\+(?P<stamp>[0-9]+)(?:\.snappy)?"),
+    "shop/plain": source(None, "plain", full_load="all", changes="part-.*"),
+}
+
+
+@pytest.mark.parametrize(
+    ("key", "target", "kind", "stamp"),
+    [
+        ("topics/orders/partition=0/orders+0+0000001234.snappy.parquet", "orders", "change", f"{1234:024}!"),
+        ("topics/orders/orders+12+99.parquet", "orders", "change", f"{99:024}!"),
+        ("topics/orders2/20240101-1.parquet", "topics", "change", "20240101-10000000000000000000"),
+        ("topics/LOAD00000001.parquet", "topics", "full", ""),
+        ("20240101-1.parquet", "everything", "change", "20240101-10000000000000000000"),
+        ("elsewhere/20240101-1.parquet", "everything", "change", "20240101-10000000000000000000"),
+        ("shop/plain/all.parquet", "plain", "full", ""),
+        ("shop/plain/x/y/part-7 of 9.parquet", "plain", "change", ""),
+    ],
+)
+def test_the_longest_path_says_whose_a_file_is(key: str, target: str, kind: str, stamp: str) -> None:
+    file = identify(config(tables=PATHS), version(f"dms/{key}"))
+    assert (file.target, file.kind, file.stamp, file.file_key) == (target, kind, stamp, key)
+
+
+@pytest.mark.parametrize(
+    ("key", "complaint"),
+    [
+        ("topics/orders/orders+0+x.parquet", r"neither files.full_load \(LOAD.* nor files.changes \(orders"),
+        ("topics/orders/20240101-1.parquet", "nor files.changes"),
+        ("shop/plain/part-1.parquet.parquet2", "suffix"),
+        ("topics/notes.parquet", "neither LOAD and a counter nor YYYYMMDD-time"),
+    ],
+)
+def test_names_that_do_not_fit_their_table_are_permanent(key: str, complaint: str) -> None:
+    with pytest.raises(PermanentError, match=complaint):
+        identify(config(tables=PATHS), version(f"dms/{key}"))
+
+
+@pytest.mark.parametrize("policy", ["fail", "append"])
+def test_a_listed_tables_file_outside_its_path_is_told_where_it_belongs(policy: str) -> None:
+    tables = {"shop/orders": PATHS["shop/orders"]}
+    with pytest.raises(PermanentError, match="the files of shop/orders lie below 'dms/topics/orders/'"):
+        identify(config(tables=tables, unlisted_tables=policy), version("dms/shop/orders/20240101-1.parquet"))
+
+
+def test_the_order_format_changes_with_the_order_and_with_the_names_only() -> None:
+    def form(**settings: object) -> str:
+        return Table.model_validate({"target": "t", "mode": "merge", "primary_key": ["id"]} | settings).order_format
+
+    assert form() == "file"
+    assert form(order={"by": "change_seq", "column": "seq"}) == "change_seq:seq"
+    assert form(files={"path": "x/", "full_load": "all"}, before_image={}, op={"column": "o"}) == "file"
+    others = [
+        form(order={"by": "number", "column": "seq"}),
+        form(order={"by": "number", "columns": ["a", "b"]}),
+        form(order={"by": "number", "columns": ["b", "a"]}),
+        form(order={"by": "number", "column": '["a", "b"]'}),
+        form(order={"by": "number", "column": "seq"}, files={"changes": ".*"}),
+        form(files={"changes": "(?P<stamp>.*)"}),
+        form(files={"changes": "x(?P<stamp>.*)"}),
+    ]
+    assert len({"file", "change_seq:seq", *others}) == len(others) + 2
+
+
+@pytest.mark.parametrize(
+    ("tables", "complaint"),
+    [
+        ({"a/b": source("x", "b")}, "must be empty, or end in /"),
+        ({"a/b": source("/x/", "b")}, "not start with one"),
+        ({"a/b": source("x/", "b"), "a/c": source("x/", "c")}, "the files of a/b and a/c both lie below 'x/'"),
+        ({"a/b": source("a/c/", "b"), "a/c": source(None, "c")}, "the files of a/b and a/c both lie below 'a/c/'"),
+        ({"a/b": source(None, "b", changes="(")}, "not a regular expression"),
+        ({"a/b": source(None, "b", changes=".*") | {"mode": "merge", "primary_key": ["id"]}}, "needs the order of"),
+        ({"a/b": source(None, "b") | {"before_image": {}}}, "before_image is for mode merge"),
+        ({"a/b": source(None, "b") | {"before_image": {"prefix": ""}}}, "needs a prefix or a suffix"),
+        ({"a/b": source(None, "b") | {"op": {"insert": ["U"]}}}, "each value once"),
+        ({"a/b": source(None, "b") | {"op": {"column": ""}}}, "must name a column"),
+        ({"a/b": source(None, "b") | {"delete_marker": {"column": "x", "values": []}}}, "at least 1 item"),
+        ({"a/b": source(None, "b") | {"order": {"by": "number"}}}, "order.column must be named"),
+        ({"a/b": source(None, "b") | {"order": {"columns": ["x"]}}}, "order.column must be left out"),
+        ({"a/b": source(None, "b") | {"order": {"by": "number", "column": "x", "columns": ["y"]}}}, "exclude each"),
+        ({"a/b": source(None, "b") | {"order": {"by": "number", "columns": ["y", "y"]}}}, "each column once"),
+        ({"a/b": source(None, "b") | {"mode": "merge", "primary_key": ["Op"]}}, r"\['Op'\] cannot be both primary_key"),
+        (
+            {"a/b": source(None, "b") | {"mode": "merge", "primary_key": ["BI_id"], "before_image": {}}},
+            r"\['BI_id'\] cannot be both primary_key",
+        ),
+    ],
+)  # fmt: skip
+def test_a_table_map_that_cannot_be_meant_is_refused(tables: dict[str, object], complaint: str) -> None:
+    with pytest.raises(ValueError, match=complaint):
+        config(tables=tables)
+
+
 def test_full_loads_sort_below_every_change() -> None:
     late_full = rank("LOAD00000001", NOW + timedelta(days=900))
     assert late_full < rank("19990101-0", NOW - timedelta(days=9000))
@@ -135,3 +262,10 @@ def test_no_file_is_loaded_into_the_ledger_itself() -> None:
         identify(config(unlisted_tables="append"), version("dms/fair/cdc_applied/20240101-1.parquet"))
     with pytest.raises(ValueError, match="the ledger's own"):
         config(tables={"fair/x": {"target": "cdc_processed_files", "mode": "append"}})
+
+
+def test_the_module_and_the_handler_mean_the_same_names_of_dms() -> None:
+    """Where Terraform's default is another text, DMS's stamps would be ordered as plain numbers."""
+    variables = (repository() / "variables.tf").read_text()
+    for pattern in (DMS_FULL_LOAD, DMS_CHANGES):
+        assert f'optional(string, "{pattern}")' in variables

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import io
+import itertools
 import random
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from firebolt_cdc.config import Table
@@ -181,3 +183,214 @@ def test_a_full_load_with_types_that_the_engine_does_not_read_is_rewritten() -> 
     )
     [row] = staged([full], table())
     assert (int(row["id"]), row["at"], row["_cdc_op"], row["_cdc_seq"][:2]) == (1, "01:00:00.000000", "I", "0|")
+
+
+wide = st.integers(0, 10**38 - 1)
+
+
+@given(st.lists(st.tuples(wide, wide), min_size=1, max_size=6))
+def test_several_numbers_order_one_after_another(values: list[tuple[int, int]]) -> None:
+    """Text order of the sequences is the order of (first column, second column, position)."""
+    log = table(mode="append", primary_key=[], **NUMBERS)
+    firsts, seconds = ([str(v) for v in column] for column in zip(*values, strict=True))
+    rows = staged([read(body(a=firsts, b=seconds), log)], log)
+    found = [(int(r["a"]), int(r["b"])) for r in sorted(rows, key=lambda r: r["_cdc_seq"])]
+    assert found == sorted(values)
+
+
+@given(st.lists(st.integers(0, 2**63 // 1000), min_size=1, max_size=6))
+def test_timestamps_order_as_times(micros: list[int]) -> None:
+    log = table(mode="append", primary_key=[], **TIME)
+    rows = staged([read(body(at=pa.array(micros, pa.timestamp("us"))), log)], log)
+    ordered = [r["at"] for r in sorted(rows, key=lambda r: r["_cdc_seq"])]
+    assert ordered == sorted(ordered)
+
+
+def test_of_a_binlogs_name_the_number_counts() -> None:
+    by_log = table(order={"by": "number", "columns": ["__source_file", "__source_pos"]})
+    files = ["mysql-bin.000010", "mysql-bin.000009", "db1.bin.1000000"]
+    rows = body(id=[1, 1, 2], v=[1, 2, 3], __source_file=files, __source_pos=[4, 900, 1])
+    assert [r["v"] for r in staged([read(rows, by_log)], by_log)] == [1, 3]
+
+
+DEBEZIUM: dict[str, Any] = {"op": {"column": "__op", "insert": ["c", "r"], "update": ["u"], "delete": ["d"]}}
+GONE: dict[str, Any] = {"delete_marker": {"column": "gone", "values": ["1"]}}
+NUMBER: dict[str, Any] = {"order": {"by": "number", "column": "n"}}
+NUMBERS: dict[str, Any] = {"order": {"by": "number", "columns": ["a", "b"]}}
+TIME: dict[str, Any] = {"order": {"by": "timestamp", "column": "at"}}
+
+
+@pytest.mark.parametrize(
+    ("columns", "settings", "complaint"),
+    [
+        ({"__op": ["c", "t"], "id": [1, 1]}, DEBEZIUM, "row 2 has the operation 't', expected one of c, r, u, d"),
+        ({"__op": ["c", None], "id": [1, 1]}, DEBEZIUM, "row 2 has the operation None"),
+        ({"__op": ["C"], "id": [1]}, DEBEZIUM, "row 1 has the operation 'C'"),
+        ({"Op": ["I"], "id": [1]}, DEBEZIUM, "the operation column '__op' is not in the file"),
+        ({"id": [1]}, GONE, "delete marker 'gone' is not in the file"),
+        ({"id": [1], "gone": [b"1"]}, GONE, "expected text, a boolean"),
+        ({"id": [1, 1], "n": [0, -1]}, NUMBER, "row 2 has '-1' in the order column"),
+        ({"id": [1], "n": [1.0]}, NUMBER, "has the type double"),
+        ({"id": [1], "n": ["a7"]}, NUMBER, "row 1 has 'a7'"),
+        ({"id": [1], "n": ["x.7"]}, {"order": {"by": "change_seq", "column": "n"}}, "row 1 has 'x.7'"),
+        ({"id": [1], "n": ["9" * 39]}, NUMBER, "up to 38 digits"),
+        ({"id": [1, 1], "a": [1, 1], "b": [1, None]}, NUMBERS, "row 2 has no value in the order column 'b'"),
+        ({"id": [1, 1], "at": ["2024-01-01", "1969-12-31"]}, TIME, "row 2 has a time before 1970"),
+        ({"Op": ["I", "U"], "id": [1, 1]}, {"before_image": {}}, "before-image column 'BI_id' is not in the file"),
+    ],
+)  # fmt: skip
+def test_sources_that_break_their_word_fail_with_row_and_reason(
+    columns: dict[str, Any], settings: dict[str, Any], complaint: str
+) -> None:
+    with pytest.raises(PermanentError, match=complaint):
+        read(body(**columns), table(**settings))
+
+
+def test_operations_of_another_vocabulary() -> None:
+    by_number = table(
+        mode="append", primary_key=[], op={"column": "op", "insert": ["2"], "update": ["4"], "delete": ["1"]}
+    )
+    rows = staged([read(body(op=[1, 2, 4], id=[1, 2, 3]), by_number)], by_number)
+    assert [(r["id"], r["_cdc_op"]) for r in rows] == [(1, "D"), (2, "I"), (3, "U")]
+    assert "op" not in rows[0], "what a row does is no data"
+
+
+@pytest.mark.parametrize(
+    ("marks", "values"),
+    [
+        (["true", "false", None], ["true"]),
+        ([True, False, None], ["true"]),
+        ([1, 0, None], ["1"]),
+        ([2.5, 0.0, None], ["9", "2.5"]),
+        (pa.array(["y", "n", None]).dictionary_encode(), ["y"]),
+    ],
+)
+@pytest.mark.parametrize("keep", [False, True])
+def test_a_delete_marker_of_any_type(marks: Any, values: list[str], keep: bool) -> None:
+    marked = table(delete_marker={"column": "gone", "values": values, "keep": keep})
+    rows = staged([read(body(id=[1, 2, 3], gone=marks), marked)], marked)
+    assert [(r["id"], r["_cdc_op"]) for r in rows] == [(1, "D"), (2, "I"), (3, "I")]
+    assert ("gone" in rows[0]) is keep
+
+
+def test_a_full_load_with_deleted_rows_is_rewritten_and_one_without_is_left_to_the_engine() -> None:
+    marked = table(**GONE)
+    [one, two] = staged([read(body(id=[1, 2], gone=[0, 1]), marked, kind=Kind.FULL)], marked)
+    assert ((one["_cdc_op"], one["_cdc_seq"][:2]), (two["_cdc_op"], two["_cdc_seq"][:2])) == (("I", "0|"), ("D", "0|"))
+    assert read(body(id=[1, 2], gone=[0, 0]), marked, kind=Kind.FULL).rows is None
+    assert read(body(id=[1, 2]), marked, kind=Kind.FULL).rows is None, "a snapshot need not have the column"
+
+
+Move = tuple[str, int, int | None, int]
+"""Operation, key, former key, value."""
+
+
+@st.composite
+def histories(draw: st.DrawFn) -> list[Move]:
+    """What a source does to keys 0 to 3, one change after another; never two rows under one key."""
+    held: set[int] = set()
+    rows: list[Move] = []
+    for value in range(draw(st.integers(1, 14))):
+        free = sorted(set(range(4)) - held)
+        kinds = ["I"] * bool(free) + ["U", "D"] * bool(held) + ["move"] * 3 * bool(free and held)
+        kind = draw(st.sampled_from(kinds))
+        former = draw(st.sampled_from(sorted(held))) if kind != "I" else None
+        key = draw(st.sampled_from(free)) if kind in ("I", "move") else former
+        assert key is not None
+        held = (held - {former}) | ({key} if kind != "D" else set())
+        rows.append(("U" if kind == "move" else kind, key, former if kind in ("U", "move") else None, value))
+    return rows
+
+
+def applied(batches: Sequence[list[dict[str, Any]]]) -> dict[int, int]:
+    """What the MERGE does with staged rows, batch after batch: value by key."""
+    live: dict[int, tuple[str, int]] = {}
+    buried: dict[int, str] = {}
+    for rows in batches:
+        for row in rows:
+            key, seq = row["id"], row["_cdc_seq"]
+            if seq > max(live.get(key, ("", 0))[0], buried.get(key, "")):
+                if row["_cdc_op"] == "D":
+                    live.pop(key, None)
+                else:
+                    live[key] = (seq, row["v"])
+            if row["_cdc_op"] == "D":
+                buried[key] = max(seq, buried.get(key, ""))
+    return {key: value for key, (_, value) in live.items()}
+
+
+@settings(max_examples=60)
+@given(histories(), st.lists(st.integers(0, 14), min_size=3, max_size=3))
+@pytest.mark.parametrize("ignores", [False, True], ids=["hard", "ignore"])
+def test_moved_keys_end_as_in_the_source_whatever_the_order_of_files_and_batches(
+    ignores: bool, history: list[Move], cuts: list[int]
+) -> None:
+    images = table(before_image={}, deletes="ignore" if ignores else "hard")
+    expected: dict[int, int] = {}
+    for op, key, former, value in history:
+        if former is not None:
+            expected.pop(former)
+        if op != "D":
+            expected[key] = value
+        elif not ignores:
+            expected.pop(key)
+    ends = [0, *sorted(min(cut, len(history)) for cut in cuts), len(history)]
+    files = []
+    for stamp, (start, end) in enumerate(itertools.pairwise(ends), 1):
+        ops, ids, formers, values = zip(*history[start:end], strict=True) if start < end else ((), (), (), ())
+        whole = pa.int64()
+        columns = {"Op": pa.array(ops, pa.string()), "id": pa.array(ids, whole), "v": pa.array(values, whole)}
+        files.append(
+            read(body(**columns, BI_id=pa.array(formers, whole), BI_v=pa.nulls(len(ops), whole)), images, stamp)
+        )
+    singly = [staged([file], images) for file in files]
+    for order in itertools.permutations(range(4)):
+        assert applied([singly[n] for n in (*order, order[0], order[1])]) == expected
+    for size in (2, 3, 4):
+        for batch in itertools.combinations(range(4), size):
+            rest = [singly[n] for n in range(4) if n not in batch]
+            together = staged([files[n] for n in reversed(batch)], images)
+            assert applied([together, *rest]) == applied([*rest, together]) == expected
+
+
+def test_counts_add_up_with_moved_keys() -> None:
+    images = table(before_image={})
+    moves = read(body(Op=["U", "U", "I", "D"], id=[2, 3, 1, 9], v=[1, 2, 3, 4], BI_id=[1, 2, None, None]), images)
+    body_, counts = stage([moves], images)
+    [count] = counts.values()
+    assert pq.read_metadata(io.BytesIO(body_)).num_rows == 4
+    assert (count.rows_read, count.rows_moved, count.rows_upserted, count.rows_deleted) == (4, 2, 2, 2)
+    collapsed = 2  # row 1's delete under its insert, row 2's upsert under its delete
+    assert count.rows_read + count.rows_moved == count.rows_upserted + count.rows_deleted + collapsed
+
+
+def test_the_delete_of_an_old_key_sorts_just_before_its_row_and_after_all_that_came_earlier() -> None:
+    images = table(before_image={})
+    earlier = read(body(Op=["I"], id=[9], BI_id=pa.nulls(1, pa.int64())), images, 1)
+    moving = read(body(Op=["U", "I", "U"], id=[2, 8, 4], BI_id=[1, None, 3]), images, 2)
+    rows = sorted(staged([moving, earlier], images), key=lambda r: r["_cdc_seq"])
+    assert [(r["id"], r["_cdc_op"]) for r in rows] == [(9, "I"), (1, "D"), (2, "U"), (8, "I"), (3, "D"), (4, "U")]
+    assert len({r["_cdc_seq"] for r in rows}) == len(rows)
+
+
+def test_before_images_of_a_composite_key() -> None:
+    images = table(primary_key=["a", "b"], before_image={"prefix": "", "suffix": "_old"})
+    rows = body(Op=["U", "U", "U"], a=[1, 1, 2], b=["x", "y", "z"], a_old=[1, None, 1], b_old=["w", None, "z"])
+    found = sorted((r["a"], r["b"], r["_cdc_op"]) for r in staged([read(rows, images)], images))
+    assert found == [(1, "w", "D"), (1, "x", "U"), (1, "y", "U"), (1, "z", "D"), (2, "z", "U")]
+    half = body(Op=["U", "U"], a=[1, 1], b=["x", "y"], a_old=[1, 1], b_old=["w", None])
+    with pytest.raises(PermanentError, match="row 2 has only a part of its former primary key"):
+        read(half, images)
+
+
+@pytest.mark.parametrize(("deletes", "expected"), [("hard", {1: "D", 2: "D"}), ("ignore", {})])
+def test_a_row_that_is_marked_deleted_while_its_key_changes(deletes: str, expected: dict[int, str]) -> None:
+    both = table(before_image={}, delete_marker={"column": "gone", "values": ["true"]}, deletes=deletes)
+    rows = staged([read(body(Op=["U"], id=[2], v=[1], gone=[True], BI_id=[1]), both)], both)
+    assert {r["id"]: r["_cdc_op"] for r in rows} == expected
+
+
+def test_a_file_without_updates_needs_no_before_images() -> None:
+    images = table(before_image={})
+    rows = staged([read(body(Op=["I", "D"], id=[1, 2], v=[1, 2]), images)], images)
+    assert [(r["id"], r["_cdc_op"]) for r in rows] == [(1, "I"), (2, "D")]
