@@ -58,16 +58,17 @@ class Transaction:
         self._writers = writers
         self._id: str | None = None
         self._noted: str | None = None
-        self._kept_back = 0.0
+        self._limit: Deadline | None = None
 
     @contextlib.contextmanager
     def keeping_back(self, seconds: float) -> Iterator[None]:
         """Cut statements off so much earlier than the invocation's end needs (a quarter of what is left at most)."""
-        self._kept_back = min(seconds, self._deadline.remaining_seconds() / 4)
+        left = self._deadline.remaining_seconds()
+        self._limit = Deadline(left - min(seconds, left / 4))
         try:
             yield
         finally:
-            self._kept_back = 0.0
+            self._limit = None
 
     @property
     def id(self) -> str | None:
@@ -97,7 +98,7 @@ class Transaction:
             CdcError: whatever class the engine's answer has.
         """
         self._require_same("before a statement")
-        rows = _run(self._connection, sql, parameters, self._deadline, self._kept_back)
+        rows = _run(self._connection, sql, parameters, self._limit or self._deadline)
         self._require_same("after a statement")
         return rows
 
@@ -288,10 +289,8 @@ class Engine:
         return self._auth
 
 
-def _run(
-    connection: Connection, sql: str, parameters: Sequence[Any], deadline: Deadline, kept_back: float = 0.0
-) -> list[Row]:
-    seconds = deadline.remaining_seconds() - RESERVE_SECONDS - kept_back
+def _run(connection: Connection, sql: str, parameters: Sequence[Any], deadline: Deadline) -> list[Row]:
+    seconds = deadline.remaining_seconds() - RESERVE_SECONDS
     if seconds <= 0:
         raise TimeShortError("too little is left of this invocation for another statement")
     try:

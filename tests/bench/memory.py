@@ -1,28 +1,28 @@
 """How much memory a loader needs for a large file, beside a small one: `make bench`.
 
-Each file is generated in a temporary directory, put into a local S3, and prepared (a full load) or prepared and staged
-(changes) in a process of its own, as the loader does it. The full load's rows take about 1 GB; the change file takes
-what a loader of MEMORY_MB has room for. Prints each process's peak resident memory (Linux).
+Each file is generated in a temporary directory, served as an S3 would serve it, and prepared (a full load) or prepared
+and staged (changes) in a process of its own, as the loader does it. The full load's rows take about 1 GB; the change
+file takes what a loader of MEMORY_MB has room for. Prints each process's peak resident memory (Linux).
 """
 
 from __future__ import annotations
 
 import argparse
-import logging
 import os
 import random
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import boto3
 import pyarrow as pa
 import pyarrow.parquet as pq
-from moto.server import ThreadedMotoServer
 
 from firebolt_cdc.config import Table
 from firebolt_cdc.files import FileVersion, Kind, SourceFile
@@ -86,6 +86,36 @@ def peak_mib() -> int:
     return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM:")) // 2**10
 
 
+def serve(path: Path) -> ThreadingHTTPServer:
+    """The HEAD and ranged GET of S3, for the one file that lies at `path`: moto keeps and copies objects whole."""
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_HEAD(self) -> None:
+            self._answer(200, path.stat().st_size)
+
+        def do_GET(self) -> None:
+            start, end = (int(part) for part in self.headers["Range"].removeprefix("bytes=").split("-"))
+            self._answer(206, end + 1 - start)
+            with path.open("rb") as file:
+                file.seek(start)
+                self.wfile.write(file.read(end + 1 - start))
+
+        def _answer(self, status: int, length: int) -> None:
+            self.send_response(status)
+            self.send_header("Content-Length", str(length))
+            self.send_header("ETag", '"e"')
+            self.end_headers()
+
+        def log_message(self, format: str, *_: object) -> None:
+            """Nothing: one line for each range is too many."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    return server
+
+
 def main() -> None:
     """Generate, measure, print."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -103,33 +133,19 @@ def main() -> None:
         ("change", "small changes", 1_000),
         ("change", "large changes", int(room * 0.95) // (row_bytes + OWN_BYTES + 16)),
     ]
-    logging.getLogger("werkzeug").setLevel(logging.ERROR)
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    os.environ.update(AWS_ENDPOINT_URL=f"http://{host}:{port}", AWS_ACCESS_KEY_ID="test", AWS_SECRET_ACCESS_KEY="test")
-    os.environ.update(AWS_DEFAULT_REGION="us-east-1")
-    s3 = boto3.client("s3")
-    s3.create_bucket(Bucket=BUCKET)
     print(f"a loader of {MEMORY_MB} MiB has {room // 2**20} MiB of room for rows")
-    print(f"{'file':18}{'MiB in S3':>10}{'rows':>12}{'seconds':>9}{'peak MiB':>10}")
-    try:
-        with tempfile.TemporaryDirectory() as folder:
-            for kind, name, rows in files:
-                path = Path(folder, "file.parquet")
-                write(path, rows)
-                size = path.stat().st_size
-                with path.open("rb") as body:
-                    s3.put_object(Bucket=BUCKET, Key="file.parquet", Body=body)
-                path.unlink()
-                command = [sys.executable, "-m", "bench.memory", "--measure", kind, "file.parquet"]
-                found, seconds, peak = subprocess.run(
-                    command, check=True, capture_output=True, text=True
-                ).stdout.split()
-                s3.delete_object(Bucket=BUCKET, Key="file.parquet")
-                print(f"{name:18}{size // 2**20:>10}{found:>12}{seconds:>9}{peak:>10}", flush=True)
-    finally:
-        server.stop()
+    print(f"{'file':18}{'MiB in S3':>10}{'rows':>12}{'seconds':>9}{'peak MiB':>10}", flush=True)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "file.parquet")
+        server = serve(path)
+        os.environ.update(AWS_ENDPOINT_URL=f"http://127.0.0.1:{server.server_address[1]}", AWS_ACCESS_KEY_ID="test")
+        os.environ.update(AWS_SECRET_ACCESS_KEY="test", AWS_DEFAULT_REGION="us-east-1")
+        for kind, name, rows in files:
+            write(path, rows)
+            command = [sys.executable, "-m", "bench.memory", "--measure", kind, path.name]
+            found, seconds, peak = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
+            print(f"{name:18}{path.stat().st_size // 2**20:>10}{found:>12}{seconds:>9}{peak:>10}", flush=True)
+        server.shutdown()
 
 
 if __name__ == "__main__":

@@ -61,6 +61,11 @@ run "defaults" {
   }
 
   assert {
+    condition     = strcontains(aws_cloudwatch_dashboard.this[0].dashboard_body, "[\"FireboltCdc\",\"SchemaDrift\",\"service\",\"fair-dev\"]")
+    error_message = "Columns that were added, left out, or failed a file stand on the dashboard."
+  }
+
+  assert {
     condition     = aws_cloudwatch_metric_alarm.this["duplicate-files"].threshold == 0.1 && aws_cloudwatch_metric_alarm.this["duplicate-files"].comparison_operator == "GreaterThanOrEqualToThreshold"
     error_message = "Duplicate files stay below 0.1 %."
   }

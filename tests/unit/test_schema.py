@@ -11,7 +11,7 @@ import pytest
 
 from firebolt_cdc.config import Drift
 from firebolt_cdc.errors import PermanentError
-from firebolt_cdc.schema import Column, arrow_type, canonical, cast, firebolt_type, plan_columns
+from firebolt_cdc.schema import Column, arrow_type, canonical, cast, firebolt_type, plan_columns, wider
 from firebolt_cdc.sql import ident
 
 MAPPING: list[tuple[pa.DataType, str]] = [
@@ -143,3 +143,19 @@ def test_names_that_cannot_be_quoted_are_refused(name: str) -> None:
 def test_other_names_stay_within_their_quotes() -> None:
     assert ident('a"; DROP TABLE t; --') == '"a""; DROP TABLE t; --"'
     assert ident("a\\b") == '"a\\b"'
+
+
+WIDER = [
+    ("INTEGER", "BIGINT", "BIGINT"), ("BIGINT", "NUMERIC(10, 2)", "NUMERIC(21, 2)"),
+    ("NUMERIC(12, 3)", "NUMERIC(10, 2)", "NUMERIC(12, 3)"), ("NUMERIC(38, 0)", "NUMERIC(38, 10)", None),
+    ("INTEGER", "NUMERIC(12, 0)", "BIGINT"), ("NUMERIC(20, 0)", "BIGINT", "NUMERIC(20, 0)"),
+    ("REAL", "DOUBLE PRECISION", "DOUBLE PRECISION"), ("BIGINT", "DOUBLE PRECISION", None),
+    ("DATE", "TIMESTAMP", "TIMESTAMP"), ("DATE", "TIMESTAMPTZ", "TIMESTAMPTZ"), ("TEXT", "DATE", "TEXT"),
+    ("TEXT", "BYTEA", None), ("BOOLEAN", "INTEGER", None), ("ARRAY(TEXT)", "TEXT", None),
+    ("NUMERIC(10, 2)", "TEXT", "TEXT"), ("TIMESTAMP", "TIMESTAMP", "TIMESTAMP"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("one", "other", "both"), WIDER)
+def test_the_type_that_holds_the_values_of_two(one: str, other: str, both: str | None) -> None:
+    assert wider(one, other) == wider(other, one) == both

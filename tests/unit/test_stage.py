@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 from firebolt_cdc.config import Table
 from firebolt_cdc.errors import PermanentError
 from firebolt_cdc.files import FileVersion, Kind, SourceFile
-from firebolt_cdc.stage import Prepared, prepare, stage
+from firebolt_cdc.schema import Column
+from firebolt_cdc.stage import Counts, Prepared, TooLargeError, prepare, room_bytes, stage
 from firebolt_cdc.storage import ObjectInfo, ObjectReader
 
 ROOM = 2**24
@@ -40,12 +41,19 @@ def table(**changes: Any) -> Table:
     return Table.model_validate({"target": "t", "mode": "merge", "primary_key": ["id"]} | changes)
 
 
-def read(body: bytes, table: Table, stamp: int = 1, kind: Kind = Kind.CHANGE) -> Prepared:
+def read(
+    body: bytes,
+    table: Table,
+    stamp: int = 1,
+    kind: Kind = Kind.CHANGE,
+    room: int = ROOM,
+    target: Sequence[Column] = (),
+) -> Prepared:
     name = f"20240101-{stamp:020}"
     version = FileVersion("b", f"p/s/t/{name}.parquet", f"e{stamp}")
     file = SourceFile(version, f"s/t/{name}.parquet", "s/t", kind, name if kind is Kind.CHANGE else "", table, "t")
     info = ObjectInfo(version, len(body), NOW)
-    return prepare(ObjectReader(OneObject(body), info), file, info, (), ROOM)
+    return prepare(ObjectReader(OneObject(body), info), file, info, target, room)
 
 
 def body(**columns: Any) -> bytes:
@@ -79,7 +87,31 @@ def test_counts_add_up() -> None:
     second = read(body(Op=["D", "I"], id=[2, 3], v=[0, 0]), table(), 2)
     _, counts = stage([first, second], table())
     by_stamp = [counts[f.file.version.file_id] for f in (first, second)]
-    assert [(c.rows_read, c.rows_upserted, c.rows_deleted) for c in by_stamp] == [(3, 1, 0), (2, 1, 1)]
+    assert by_stamp == [Counts(3, 1, 0, 2, 0), Counts(2, 1, 1, 0, 0)]
+
+
+@given(
+    st.lists(changes, min_size=1, max_size=5).filter(any), st.sampled_from(["hard", "soft", "ignore"]), st.booleans()
+)
+def test_every_row_becomes_one_thing(files: list[list[tuple[str, int, int]]], deletes: str, merge: bool) -> None:
+    how = table(deletes=deletes) if merge else table(mode="append", primary_key=[], deletes=deletes)
+    prepared = []
+    for stamp, rows in enumerate(filter(None, files), 1):
+        ops, ids, values = zip(*rows, strict=True)
+        prepared.append(read(body(Op=list(ops), id=list(ids), v=list(values)), how, stamp))
+    staged_bytes, counts = stage(prepared, how)
+    assert sum(c.rows_staged for c in counts.values()) == pq.ParquetFile(io.BytesIO(staged_bytes)).metadata.num_rows
+    for rows, c in zip(filter(None, files), counts.values(), strict=True):
+        assert c.rows_read == len(rows) == c.rows_staged + c.rows_collapsed + c.rows_dropped
+        assert c.rows_dropped == (sum(op == "D" for op, _, _ in rows) if merge and deletes == "ignore" else 0)
+        assert merge or c.rows_collapsed == 0
+
+
+def test_counts_that_do_not_add_up_name_the_file_and_each_number() -> None:
+    Counts(5, 1, 1, 2, 1).require_balance("f")
+    for wrong in (Counts(5, 1, 1, 1, 1), Counts(5, 2, 1, 2, 1), Counts(2, 4, 0, -2, 0)):
+        with pytest.raises(PermanentError, match=rf"^f: its footer says {wrong.rows_read} rows"):
+            wrong.require_balance("f")
 
 
 @pytest.mark.parametrize("key", ["#", "#_last", "0", "_last"])
@@ -175,6 +207,59 @@ def test_a_full_load_checks_its_keys_and_stages_nothing() -> None:
     assert read(body(id=[1, 2]), table(), kind=Kind.FULL).rows is None
     with pytest.raises(PermanentError, match="row 1 has no value"):
         read(body(id=[None, 1]), table(), kind=Kind.FULL)
+
+
+def grouped(rows: int, group: int, **columns: Any) -> bytes:
+    buffer = io.BytesIO()
+    pq.write_table(pa.table({"id": range(rows), **columns}), buffer, row_group_size=group)
+    return buffer.getvalue()
+
+
+def test_a_null_key_is_named_by_its_row_in_the_file_whatever_its_row_group() -> None:
+    ids = pa.array([*range(30_000), None, *range(30_001, 40_000)])
+    buffer = io.BytesIO()
+    pq.write_table(pa.table({"id": ids}), buffer, row_group_size=1000)
+    with pytest.raises(PermanentError, match="row 30001 has no value in the primary key column 'id'"):
+        read(buffer.getvalue(), table(), kind=Kind.FULL)
+
+
+def peak_of_a_full_load(rows: int) -> int:
+    """The most that pyarrow holds while a full-load file of two columns is looked through, one of them cast."""
+    file = grouped(rows, 2000, amount=pa.array(range(rows), pa.int32()))
+    target = (Column("id", "BIGINT"), Column("amount", "NUMERIC(12, 0)"))
+    before, pool = pa.default_memory_pool(), pa.proxy_memory_pool(pa.default_memory_pool())
+    pa.set_memory_pool(pool)
+    try:
+        assert read(file, table(), kind=Kind.FULL, target=target).rows is None
+    finally:
+        pa.set_memory_pool(before)
+    peak = pool.max_memory()
+    assert peak is not None
+    return peak
+
+
+def test_what_a_full_load_needs_does_not_grow_with_it() -> None:
+    assert peak_of_a_full_load(200_000) < 2 * peak_of_a_full_load(10_000)
+
+
+def test_rows_for_which_there_is_no_room_fail_the_file_with_the_way_out() -> None:
+    plain = grouped(10_000, 1000)
+    assert read(plain, table(), room=10_000 * 250).rows_read == 10_000
+    repeated = grouped(2_000, 2_000, note=["x" * 5_000] * 2_000)
+    assert len(repeated) < 100_000, "the footer counts a repeated text once"
+    for file, room in ((plain, 10_000 * 200), (repeated, 9_000_000)):
+        with pytest.raises(TooLargeError, match="run `firebolt-cdc load`"):
+            read(file, table(), room=room)
+    assert read(repeated, table(), room=11_000_000).rows_read == 2_000
+
+
+def test_the_room_for_rows_follows_the_functions_memory() -> None:
+    assert [room_bytes(mb * 2**20) // 2**20 for mb in (512, 1024, 2048, 10240)] == [48, 176, 432, 2480]
+
+
+def test_a_full_load_that_is_rewritten_refuses_a_doubled_key_by_name() -> None:
+    with pytest.raises(PermanentError, match="2 rows have the primary key id = 7; correct primary_key"):
+        read(body(id=[7, 1, 7], at=pa.array([1, 2, 3], pa.time64("us"))), table(), kind=Kind.FULL)
 
 
 def test_a_full_load_with_types_that_the_engine_does_not_read_is_rewritten() -> None:
