@@ -15,8 +15,8 @@ from enum import StrEnum
 from firebolt_cdc.config import Config, Mode, Table, Unlisted
 from firebolt_cdc.errors import PermanentError
 
-_FULL_LOAD = re.compile(r"LOAD[0-9A-Fa-f]{8,}$")
-_CHANGES = re.compile(r"(\d{8})-(\d{1,20})$")
+_FULL_LOAD = re.compile(r"LOAD[0-9A-Fa-f]{8,}")
+_CHANGES = re.compile(r"([0-9]{8})-([0-9]{1,20})")
 STAMP_DIGITS = 20
 """Digits after the dash of a change file's name, padded on the right so that text order is time order."""
 
@@ -116,9 +116,9 @@ def identify(config: Config, version: FileVersion) -> SourceFile:
     if len(parts) < 3 or not all(parts):
         raise PermanentError(f"{version}: expected {source.prefix}schema/table/[date/]file{source.suffix}")
     stem = parts[-1].removesuffix(source.suffix)
-    if _FULL_LOAD.match(stem):
+    if _FULL_LOAD.fullmatch(stem):
         kind, stamp = Kind.FULL, ""
-    elif match := _CHANGES.match(stem):
+    elif match := _CHANGES.fullmatch(stem):
         kind, stamp = Kind.CHANGE, f"{match[1]}-{match[2]:0<{STAMP_DIGITS}}"
     else:
         raise PermanentError(
