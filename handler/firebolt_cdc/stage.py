@@ -228,10 +228,10 @@ def _timestamps(name: str, column: str, values: pa.Array) -> pa.Array:
 
 def _last_per_key(rows: pa.Table, key: Sequence[str]) -> pa.Table:
     """The row with the greatest sequence for each key."""
-    numbered = rows.append_column("#", pa.array(range(rows.num_rows), pa.int64()))
-    ordered = numbered.select([*key, SEQ, "#"]).sort_by(SEQ)
-    last = ordered.group_by(list(key), use_threads=False).aggregate([("#", "last")])
-    return rows.take(last["#_last"].combine_chunks().sort())
+    number = FILE  # one of our own names, which no column of the source has
+    numbered = rows.select([*key, SEQ]).append_column(number, pa.array(range(rows.num_rows), pa.int64()))
+    last = numbered.sort_by(SEQ).group_by(list(key), use_threads=False).aggregate([(number, "last")])
+    return rows.take(last[f"{number}_last"].combine_chunks().sort())
 
 
 def _needs_conversion(name: str, found: pa.Schema, info: ObjectInfo) -> bool:
