@@ -320,6 +320,7 @@ class Worker:
     def _prepare(self, work: Work, batch: Sequence[Claimed], columns: Sequence[Column]) -> list[Prepared]:
         """Read the part's files; unreadable ones fail here, alone. What is too much goes into another part."""
         prepared: list[Prepared] = []
+        known = list(columns)
         size = full = 0
         for number, c in enumerate(batch):
             try:
@@ -329,7 +330,8 @@ class Worker:
                 if prepared and (size > PART_BYTES or full > PART_FULL_LOADS):
                     work.parts.append((list(batch[number:]), False))
                     break
-                prepared.append(prepare(self._storage.open(info), c.file, info, columns))
+                prepared.append(prepare(self._storage.open(info), c.file, info, known))
+                known += prepared[-1].plan.added  # what the next file meets, as if it came in a batch of its own
                 if c.file.kind is Kind.FULL and prepared[-1].rows is not None:
                     size += info.size_bytes
             except CdcError as error:
