@@ -168,7 +168,7 @@ def plan_columns(
             known = near[0]
         if known is None:
             type_ = firebolt_type(field.type)
-            if policy is Drift.IGNORE and target:
+            if policy is Drift.IGNORE and (target or type_ is None):
                 ignored.append(field.name)
                 continue
             if type_ is None:
@@ -217,9 +217,12 @@ def cast(file: str, name: str, values: pa.ChunkedArray, column: Column) -> pa.Ch
         if pa.types.is_decimal(wanted) and pa.types.is_integer(values.type):
             values = values.cast(pa.decimal128(20, 0))  # pyarrow refuses the direct cast by type, not by value
         result = values.cast(wanted, safe=True)
-        if pa.types.is_float32(wanted) and pa.types.is_float64(values.type):
-            same = pc.equal(result.cast(pa.float64()), values)
-            if not pc.all(pc.or_kleene(same, pc.is_nan(values)), skip_nulls=True).as_py():
+        items, kept = values, result
+        while pa.types.is_list(kept.type):
+            items, kept = pc.list_flatten(items), pc.list_flatten(kept)
+        if pa.types.is_float32(kept.type) and pa.types.is_float64(items.type):
+            same = pc.equal(kept.cast(pa.float64()), items)
+            if not pc.all(pc.or_kleene(same, pc.is_nan(items)), skip_nulls=True).as_py():
                 raise PermanentError(f"{problem}: a value needs more digits than REAL has")
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
         raise PermanentError(f"{problem}: {error}") from error

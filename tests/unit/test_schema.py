@@ -84,6 +84,7 @@ def test_values_that_fit_keep_every_digit(have: pa.DataType, item: Any, want: st
         (pa.decimal128(38, 0), Decimal(10**12), "NUMERIC(10, 0)"),
         (pa.int64(), 10**8, "NUMERIC(10, 2)"),
         (pa.float64(), 0.1, "REAL"),
+        (pa.list_(pa.float64()), [0.1], "ARRAY(REAL)"),
         (pa.float64(), 1.0, "BIGINT"),
         (pa.string(), "7", "BIGINT"),
         (pa.string(), "2024-01-01", "DATE"),
@@ -131,3 +132,9 @@ def test_two_columns_for_one_target_are_refused() -> None:
 def test_a_column_of_no_firebolt_type_is_refused_not_dropped() -> None:
     with pytest.raises(PermanentError, match="cannot hold"):
         plan_columns("f", pa.schema([("s", pa.struct([("a", pa.int8())]))]), TARGET, Drift.ADD, [])
+
+
+def test_what_firebolt_cannot_hold_is_left_out_by_policy_even_when_the_target_is_to_be_created() -> None:
+    source = pa.schema([("id", pa.int64()), ("s", pa.struct([("a", pa.int8())]))])
+    plan = plan_columns("f", source, (), Drift.IGNORE, [])
+    assert (set(plan.mapped), plan.ignored) == ({"id"}, ("s",))
