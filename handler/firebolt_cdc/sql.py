@@ -8,10 +8,14 @@ from firebolt_cdc.errors import PermanentError
 
 
 def ident(name: str) -> str:
-    """Quote an identifier. A double quote inside is doubled; NUL and empty names are refused."""
-    if not name or "\0" in name:
+    """Quote an identifier. A double quote inside is doubled.
+
+    NUL and empty names are refused, and a backslash before a quote, which the SDK reads as an escape.
+    """
+    quoted = '"' + name.replace('"', '""') + '"'
+    if not name or "\0" in name or '\\"' in quoted:
         raise PermanentError(f"{name!r} cannot be the name of a table or column")
-    return '"' + name.replace('"', '""') + '"'
+    return quoted
 
 
 def idents(names: Sequence[str], prefix: str = "") -> str:
