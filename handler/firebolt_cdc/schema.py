@@ -49,6 +49,9 @@ _SIMPLE: dict[str, pa.DataType] = {
     "TEXT": pa.string(),
     "BYTEA": pa.binary(),
 }
+_DAYS = (-719_162, 2_932_896)
+"""0001-01-01 and 9999-12-31, from 1970."""
+_MICROSECONDS = (_DAYS[0] * 86_400_000_000, (_DAYS[1] + 1) * 86_400_000_000 - 1)
 _SPELLINGS = {
     "INT": "INTEGER", "INT4": "INTEGER", "LONG": "BIGINT", "INT8": "BIGINT", "FLOAT": "REAL", "FLOAT4": "REAL",
     "DOUBLE": "DOUBLE PRECISION", "FLOAT8": "DOUBLE PRECISION", "BOOL": "BOOLEAN", "STRING": "TEXT", "VARCHAR": "TEXT",
@@ -202,11 +205,12 @@ def cast(file: str, name: str, values: pa.ChunkedArray, column: Column) -> pa.Ch
         )
     if pa.types.is_dictionary(values.type):
         values = values.cast(values.type.value_type)
-    if values.type == wanted:
-        return values
     problem = (
         f"{file}: the column {name!r} of type {values.type} does not fit the target's {column.name!r} {column.type}"
     )
+    if values.type == wanted:
+        _require_holdable(problem, values)
+        return values
     if not _compatible(values.type, wanted):
         raise PermanentError(
             f"{problem}: change the target's type (a new column or table) and run `firebolt-cdc retry`"
@@ -226,7 +230,22 @@ def cast(file: str, name: str, values: pa.ChunkedArray, column: Column) -> pa.Ch
                 raise PermanentError(f"{problem}: a value needs more digits than REAL has")
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
         raise PermanentError(f"{problem}: {error}") from error
+    _require_holdable(problem, result)
     return result
+
+
+def _require_holdable(problem: str, values: pa.ChunkedArray) -> None:
+    """TEXT holds no character zero, dates and times lie in the years 1 to 9999 (Firebolt's "Data types")."""
+    if pa.types.is_string(values.type):
+        bad, what = pc.match_substring(values, "\0"), "a character zero, which TEXT cannot hold"
+    elif pa.types.is_date(values.type) or pa.types.is_timestamp(values.type):
+        first, last = _DAYS if pa.types.is_date(values.type) else _MICROSECONDS
+        early, late = pc.less(values, pa.scalar(first, values.type)), pc.greater(values, pa.scalar(last, values.type))
+        bad, what = pc.or_(early, late), "a time outside the years 1 to 9999"
+    else:
+        return
+    if pc.any(bad).as_py():
+        raise PermanentError(f"{problem}: row {pc.index(bad, True).as_py() + 1} holds {what}")
 
 
 def _compatible(have: Any, want: Any) -> bool:

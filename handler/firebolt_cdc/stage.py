@@ -71,6 +71,9 @@ def prepare(reader: ObjectReader, file: SourceFile, info: ObjectInfo, target: Se
     if doubled:
         raise PermanentError(f"{name}: the columns {doubled} are there more than once")
     op = _find(found, table.op_column)
+    near = [field.name for field in found if field.name.lower() == table.op_column.lower()]
+    if op is None and near:
+        raise PermanentError(f"{name}: the columns {near} could each be the operation; name the right one in op_column")
     plan = schema.plan_columns(name, found, target, table.schema_drift, [op] if op else [])
     keys = {column: source for source, column in ((s, c.name) for s, c in plan.mapped.items())}
     missing = [key for key in table.primary_key if key not in keys]
@@ -82,7 +85,9 @@ def prepare(reader: ObjectReader, file: SourceFile, info: ObjectInfo, target: Se
     if not plan.mapped:
         raise PermanentError(f"{name}: the file has no data columns")
     try:
-        if file.kind is Kind.FULL and not _needs_conversion(name, found, info):
+        if file.kind is Kind.FULL and op is not None:
+            _require_inserts(name, parquet, op)
+        if file.kind is Kind.FULL and not _needs_conversion(name, found, plan, info):
             _check_full_load(name, parquet, plan, table, keys)
             types = {s: schema.firebolt_type(found.field(s).type) or "" for s in plan.mapped}
             return Prepared(file, info, plan, parquet.metadata.num_rows, None, types)
@@ -141,12 +146,22 @@ def _changes(
             row = pc.index(pc.is_null(columns[key]), True).as_py()
             raise PermanentError(f"{name}: row {row + 1} has no value in the primary key column {key!r}")
     columns[OP] = _operations(name, rows, op)
+    spared = pc.equal(columns[OP], "D") if table.mode is Mode.MERGE and table.deletes is Deletes.HARD else False
+    for column in plan.mapped.values():
+        if not column.nullable:
+            _require_values(name, column, pc.or_(spared, pc.is_valid(columns[column.name])))
     columns[SEQ] = _sequence(name, rows, file, info)
     columns[FILE] = pa.chunked_array([pa.repeat(pa.scalar(file.version.file_id), rows.num_rows)])
     result = pa.table(columns)
     if table.deletes is Deletes.IGNORE and table.mode is Mode.MERGE:
         result = result.filter(pc.not_equal(result[OP], "D"))
     return result
+
+
+def _require_values(name: str, column: Column, given: pa.ChunkedArray, start: int = 0) -> None:
+    if not pc.all(given).as_py():
+        row = start + pc.index(given, False).as_py()
+        raise PermanentError(f"{name}: row {row + 1} has no value for the target's {column.name!r}, which is NOT NULL")
 
 
 def _operations(name: str, rows: pa.Table, op: str | None) -> pa.ChunkedArray:
@@ -162,8 +177,21 @@ def _operations(name: str, rows: pa.Table, op: str | None) -> pa.ChunkedArray:
     known = pc.is_in(values, _OPS)
     if not pc.all(known).as_py() and rows.num_rows:
         row = pc.index(known, False).as_py()
-        raise PermanentError(f"{name}: row {row + 1} has the operation {values[row].as_py()!r}, expected I, U or D")
+        raise PermanentError(f"{name}: row {row + 1} has the operation {values[row].as_py()!r}, expected I, U or D in {op!r}")
     return values
+
+
+def _require_inserts(name: str, parquet: pq.ParquetFile, op: str) -> None:
+    """A full load has inserts only: another operation means that the column is none, or the file no full load."""
+    for group in range(parquet.num_row_groups):
+        values = _operations(name, parquet.read_row_group(group, columns=[op], use_threads=False), op)
+        strange = pc.not_equal(values, "I")
+        if pc.any(strange).as_py():
+            value = values[pc.index(strange, True).as_py()].as_py()
+            raise PermanentError(
+                f"{name}: a row of this full-load file has the operation {value!r} in {op!r}, expected I. If {op!r} is "
+                "a column of the source, let DMS write the operation too (IncludeOpForFullLoad)"
+            )
 
 
 def _sequence(name: str, rows: pa.Table, file: SourceFile, info: ObjectInfo) -> pa.ChunkedArray:
@@ -234,15 +262,13 @@ def _last_per_key(rows: pa.Table, key: Sequence[str]) -> pa.Table:
     return rows.take(last[f"{number}_last"].combine_chunks().sort())
 
 
-def _needs_conversion(name: str, found: pa.Schema, info: ObjectInfo) -> bool:
-    """Whether a full-load file has types that the engine does not read as the table in `schema` maps them.
+def _needs_conversion(name: str, found: pa.Schema, plan: ColumnPlan, info: ObjectInfo) -> bool:
+    """Whether a full-load file has columns that the engine would not read as a change file's are read here.
 
     Raises:
         PermanentError: it has, and is too large to be rewritten here.
     """
-    strange = [
-        f.name for f in found if pa.types.is_time(f.type) or pa.types.is_uint64(f.type) or pa.types.is_null(f.type)
-    ]
+    strange = [f.name for f in found if _is_strange(f.type, plan.mapped.get(f.name))]
     if strange and info.size_bytes > PREFETCH_BYTES:
         raise PermanentError(
             f"{name}: the columns {strange} have types that Firebolt does not read from Parquet, and the file is too "
@@ -251,19 +277,34 @@ def _needs_conversion(name: str, found: pa.Schema, info: ObjectInfo) -> bool:
     return bool(strange)
 
 
+def _is_strange(kind: pa.DataType, column: Column | None) -> bool:
+    """Types that Firebolt lacks, reads with fewer digits (nanoseconds), or prints as TEXT in another form."""
+    is_ = pa.types
+    while is_.is_list(kind) or is_.is_large_list(kind):
+        kind = kind.value_type
+    if is_.is_time(kind) or is_.is_uint64(kind) or is_.is_null(kind) or schema.firebolt_type(kind) is None:
+        return True
+    printed = column is not None and "TEXT" in column.type
+    return bool(is_.is_timestamp(kind) and (printed or kind.unit == "ns")) or (printed and is_.is_floating(kind))
+
+
 def _check_full_load(name: str, parquet: pq.ParquetFile, plan: ColumnPlan, table: Table, keys: dict[str, str]) -> None:
     """Check keys, and the values of columns whose type differs from the target's, one column set at a time."""
     found = parquet.schema_arrow
     for source, column in plan.mapped.items():
-        if schema.firebolt_type(found.field(source).type) != schema.canonical(column.type):
-            for group in range(parquet.num_row_groups):
-                schema.cast(
-                    name, source, parquet.read_row_group(group, columns=[source], use_threads=False)[source], column
-                )
+        same = schema.firebolt_type(found.field(source).type) == schema.canonical(column.type)
+        nullable = column.nullable or column.name in table.primary_key
+        start = 0
+        for group in range(0 if same and nullable else parquet.num_row_groups):
+            values = parquet.read_row_group(group, columns=[source], use_threads=False)[source]
+            schema.cast(name, source, values, column)
+            if not nullable:
+                _require_values(name, column, pc.is_valid(values), start)
+            start += len(values)
     if not table.primary_key:
         return
     key_columns = [keys[key] for key in table.primary_key]
-    rows = parquet.read(columns=key_columns, use_threads=False)
+    rows = parquet.read(columns=key_columns, use_threads=False).unify_dictionaries()
     for key in key_columns:
         if rows[key].null_count:
             row = pc.index(pc.is_null(rows[key]), True).as_py()
