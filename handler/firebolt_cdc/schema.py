@@ -32,6 +32,7 @@ import pyarrow.compute as pc
 
 from firebolt_cdc.config import Drift
 from firebolt_cdc.errors import PermanentError
+from firebolt_cdc.sql import ident
 
 SEQ, DELETED, OP, FILE = "_cdc_seq", "_cdc_deleted", "_cdc_op", "_cdc_file"
 RESERVED = frozenset({SEQ, DELETED, OP, FILE})
@@ -163,8 +164,12 @@ def plan_columns(
     for field in source:
         if field.name in control:
             continue
-        if field.name in RESERVED or field.name == "":
+        if field.name in RESERVED:
             raise PermanentError(f"{file}: the column name {field.name!r} is reserved; rename it in the DMS task")
+        try:
+            ident(field.name)
+        except PermanentError as error:
+            raise PermanentError(f"{file}: {error}; rename the column in the DMS task") from error
         known = exact.get(field.name)
         near = folded.get(field.name.lower(), [])
         if known is None and len(near) == 1 and source.get_field_index(near[0].name) < 0:

@@ -177,7 +177,9 @@ def _operations(name: str, rows: pa.Table, op: str | None) -> pa.ChunkedArray:
     known = pc.is_in(values, _OPS)
     if not pc.all(known).as_py() and rows.num_rows:
         row = pc.index(known, False).as_py()
-        raise PermanentError(f"{name}: row {row + 1} has the operation {values[row].as_py()!r}, expected I, U or D in {op!r}")
+        raise PermanentError(
+            f"{name}: row {row + 1} has the operation {values[row].as_py()!r}, expected I, U or D in {op!r}"
+        )
     return values
 
 
