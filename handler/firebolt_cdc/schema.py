@@ -256,7 +256,7 @@ def _require_holdable(problem: str, values: pa.ChunkedArray) -> None:
 def _compatible(have: Any, want: Any) -> bool:
     """Whether every value that fits keeps its meaning; text is never read as a number or a date."""
     is_: Any = pa.types
-    if is_.is_null(have):
+    if have == want or is_.is_null(have):
         return True
     if is_.is_string(want):
         return bool(not (is_.is_binary(have) or is_.is_large_binary(have) or is_.is_nested(have)))
@@ -272,4 +272,4 @@ def _compatible(have: Any, want: Any) -> bool:
         return bool(is_.is_large_binary(have) or is_.is_fixed_size_binary(have))
     if is_.is_list(want):
         return bool((is_.is_list(have) or is_.is_large_list(have)) and _compatible(have.value_type, want.value_type))
-    return bool(have == want)
+    return False
