@@ -146,7 +146,7 @@ class Corpus:
                 assert re.search(pattern, message), message
                 assert f"{self._sources[name]}/{file_name}" in message or case.failure == "transient", message
             else:
-                assert (status, failure, message) == ("completed", None, "")
+                assert (status, failure, message) == ("completed", None, ""), message
         assert repr(result.rows) == repr(case.rows)
         if case.columns is not None:
             assert result.columns == case.columns
