@@ -118,8 +118,8 @@ MOMENT = datetime(2024, 1, 2, 3, 4, 5)
 def documented() -> Iterator[tuple[str, str, list[str]]]:
     """Name, type of a new column (empty: none), and other types that fit, for each type in the docs' table."""
     text = (repository() / "docs" / "data.md").read_text(encoding="utf-8")
-    section = text.split("## Types")[1].split("\n## ")[0]
-    for line in section.splitlines():
+    _, lines = re.split(r"\| In the file \(Arrow\) .*\n\|[- |]+\n", text)
+    for line in lines.split("\n\n")[0].splitlines():
         cells = [cell.strip() for cell in line.strip("|").split(" | ")]
         for name in re.findall("`([^`]+)`", cells[0]):
             yield name, cells[1].strip("—"), [t.strip() for t in re.split(r",(?![^(]*\))", cells[2].strip("—")) if t]
