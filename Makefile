@@ -39,7 +39,7 @@ test: .venv/stamp ## All tests (under 15 minutes on two cores)
 	@$(MAKE) --no-print-directory --jobs=2 test-here test-local
 
 test-here: test-terraform ## All tests but those on the whole local stack
-	$(RUN) -m pytest -n 2 tests/unit tests/standin tests/protocol tests/model tests/wire tests/fuzz
+	$(RUN) -m pytest -n 2 --dist loadgroup tests/unit tests/standin tests/protocol tests/corpus tests/model tests/wire tests/fuzz
 
 test-unit: .venv/stamp ## Unit tests
 	$(RUN) -m pytest tests/unit
@@ -49,6 +49,9 @@ test-standin: .venv/stamp ## Tests of the Firebolt stand-in
 
 test-protocol: .venv/stamp ## Tests of the load protocol under faults
 	$(RUN) -m pytest tests/protocol
+
+test-corpus: .venv/stamp ## Tests of what happens to which data (docs/data.md)
+	$(RUN) -m pytest tests/corpus
 
 test-local: .venv/stamp ## Tests on the whole local stack
 	$(RUN) -m pytest tests/local
@@ -112,4 +115,4 @@ clean: ## Stop the local stack, remove every built and downloaded file
 	@.venv-lint/bin/python -m pip install -qq --disable-pip-version-check --require-hashes -r requirements/lint.txt
 	@touch $@
 
-.PHONY: help demo up down test test-here test-unit test-standin test-protocol test-local test-terraform chaos bench fuzz lint format package lock clean
+.PHONY: help demo up down test test-here test-unit test-standin test-protocol test-corpus test-local test-terraform chaos bench fuzz lint format package lock clean

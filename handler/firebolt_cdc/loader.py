@@ -356,6 +356,7 @@ class Worker:
     def _prepare(self, work: Work, batch: Sequence[Claimed], columns: Sequence[Column]) -> list[Prepared]:
         """Read the part's files; unreadable ones fail here, alone. What is too much goes into another part."""
         prepared: list[Prepared] = []
+        known = list(columns)
         taken = full = size = 0
         for number, c in enumerate(batch):
             try:
@@ -366,7 +367,8 @@ class Worker:
                 if prepared and (full > PART_FULL_LOADS or size > PART_FULL_BYTES):
                     work.parts.append((list(batch[number:]), False))
                     break
-                prepared.append(prepare(self._storage.open(info), c.file, info, columns, self._room - taken))
+                prepared.append(prepare(self._storage.open(info), c.file, info, known, self._room - taken))
+                known += prepared[-1].plan.added  # what the next file meets, as if it came in a batch of its own
                 rows = prepared[-1].rows
                 taken += 0 if rows is None else rows.nbytes
             except CdcError as error:

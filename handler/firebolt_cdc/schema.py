@@ -52,6 +52,9 @@ _SIMPLE: dict[str, pa.DataType] = {
     "TEXT": pa.string(),
     "BYTEA": pa.binary(),
 }
+_DAYS = (-719_162, 2_932_896)
+"""0001-01-01 and 9999-12-31, from 1970."""
+_MICROSECONDS = (_DAYS[0] * 86_400_000_000, (_DAYS[1] + 1) * 86_400_000_000 - 1)
 _SPELLINGS = {
     "INT": "INTEGER", "INT4": "INTEGER", "LONG": "BIGINT", "INT8": "BIGINT", "FLOAT": "REAL", "FLOAT4": "REAL",
     "DOUBLE": "DOUBLE PRECISION", "FLOAT8": "DOUBLE PRECISION", "BOOL": "BOOLEAN", "STRING": "TEXT", "VARCHAR": "TEXT",
@@ -253,8 +256,12 @@ def plan_columns(
     for field in source:
         if field.name in control:
             continue
-        if field.name in RESERVED or field.name == "":
+        if field.name in RESERVED:
             raise PermanentError(f"{file}: the column name {field.name!r} is reserved; rename it in the DMS task")
+        try:
+            ident(field.name)
+        except PermanentError as error:
+            raise PermanentError(f"{file}: {error}; rename the column in the DMS task") from error
         known = exact.get(field.name)
         near = folded.get(field.name.lower(), [])
         if known is None and len(near) == 1 and source.get_field_index(near[0].name) < 0:
@@ -264,7 +271,7 @@ def plan_columns(
         if known is not None and pa.types.is_null(field.type):
             types[field.name] = known.type
         if known is None:
-            if policy is Drift.IGNORE and target:
+            if policy is Drift.IGNORE and (target or type_ is None):
                 ignored[field.name] = type_
                 continue
             if type_ is None:
@@ -298,9 +305,11 @@ def cast(file: str, name: str, values: pa.ChunkedArray, column: Column, table: s
         )
     if pa.types.is_dictionary(values.type):
         values = values.cast(values.type.value_type)
-    if values.type == wanted:
-        return values
     have = firebolt_type(values.type) or str(values.type)
+    if values.type == wanted:
+        if problem := _unholdable(values):
+            raise _misfit(file, table, name, have, column, problem)
+        return values
     if not _compatible(values.type, wanted):
         raise _misfit(file, table, name, have, column, "")
     try:
@@ -309,19 +318,37 @@ def cast(file: str, name: str, values: pa.ChunkedArray, column: Column, table: s
         if pa.types.is_decimal(wanted) and pa.types.is_integer(values.type):
             values = values.cast(pa.decimal128(20, 0))  # pyarrow refuses the direct cast by type, not by value
         result = values.cast(wanted, safe=True)
-        if pa.types.is_float32(wanted) and pa.types.is_float64(values.type):
-            same = pc.equal(result.cast(pa.float64()), values)
-            if not pc.all(pc.or_kleene(same, pc.is_nan(values)), skip_nulls=True).as_py():
+        items, kept = values, result
+        while pa.types.is_list(kept.type):
+            items, kept = pc.list_flatten(items), pc.list_flatten(kept)
+        if pa.types.is_float32(kept.type) and pa.types.is_float64(items.type):
+            same = pc.equal(kept.cast(pa.float64()), items)
+            if not pc.all(pc.or_kleene(same, pc.is_nan(items)), skip_nulls=True).as_py():
                 raise _misfit(file, table, name, have, column, "a value needs more digits than REAL has")
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
         raise _misfit(file, table, name, have, column, str(error)) from error
+    if problem := _unholdable(result):
+        raise _misfit(file, table, name, have, column, problem)
     return result
+
+
+def _unholdable(values: pa.ChunkedArray) -> str:
+    """What of these Firebolt cannot hold (its "Data types"): character zero in TEXT, times outside the years 1 to 9999."""
+    if pa.types.is_string(values.type):
+        bad, what = pc.match_substring(values, "\0"), "a character zero, which TEXT cannot hold"
+    elif pa.types.is_date(values.type) or pa.types.is_timestamp(values.type):
+        first, last = _DAYS if pa.types.is_date(values.type) else _MICROSECONDS
+        early, late = pc.less(values, pa.scalar(first, values.type)), pc.greater(values, pa.scalar(last, values.type))
+        bad, what = pc.or_(early, late), "a time outside the years 1 to 9999"
+    else:
+        return ""
+    return f"row {pc.index(bad, True).as_py() + 1} holds {what}" if pc.any(bad).as_py() else ""
 
 
 def _compatible(have: Any, want: Any) -> bool:
     """Whether every value that fits keeps its meaning; text is never read as a number or a date."""
     is_: Any = pa.types
-    if is_.is_null(have):
+    if have == want or is_.is_null(have):
         return True
     if is_.is_string(want):
         return bool(not (is_.is_binary(have) or is_.is_large_binary(have) or is_.is_nested(have)))
@@ -337,4 +364,4 @@ def _compatible(have: Any, want: Any) -> bool:
         return bool(is_.is_large_binary(have) or is_.is_fixed_size_binary(have))
     if is_.is_list(want):
         return bool((is_.is_list(have) or is_.is_large_list(have)) and _compatible(have.value_type, want.value_type))
-    return bool(have == want)
+    return False

@@ -156,7 +156,9 @@ def prepare(reader: ObjectReader, file: SourceFile, info: ObjectInfo, target: Se
     if not plan.mapped:
         raise PermanentError(f"{name}: the file has no data columns")
     try:
-        if file.kind is Kind.FULL and not (_needs_conversion(found) or _holds_deletes(name, parquet, table, control)):
+        if file.kind is Kind.FULL and not (
+            _needs_conversion(found, plan) or _holds_deletes(name, parquet, table, control)
+        ):
             _check_full_load(name, parquet, plan, table, keys)
             types = {s: schema.firebolt_type(found.field(s).type) or "" for s in plan.mapped}
             return Prepared(file, info, plan, parquet.metadata.num_rows, None, types)
@@ -232,6 +234,9 @@ def _control(name: str, found: pa.Schema, file: SourceFile) -> _Control:
     """
     table, marker = file.table, file.table.delete_marker
     op = _find(found, table.op.column)
+    near = [field.name for field in found if field.name.lower() == table.op.column.lower()]
+    if op is None and near:
+        raise PermanentError(f"{name}: the columns {near} could each be the operation; name the right one in op.column")
     marked = _find(found, marker.column) if marker is not None else None
     if file.kind is Kind.CHANGE:
         if op is None and not table.op.written_by_dms:
@@ -271,6 +276,10 @@ def _changes(
     ranks = _ranks(name, rows, file, info)
     positions = pa.array(range(rows.num_rows), pa.int64())
     columns[OP] = _marked(name, rows, table, control.marker, operations)
+    spared = pc.equal(columns[OP], "D") if table.mode is Mode.MERGE and table.deletes is not Deletes.SOFT else False
+    for column in plan.mapped.values():
+        if not column.nullable:
+            _require_values(name, column, pc.or_(spared, pc.is_valid(columns[column.name])))
     columns[SEQ] = _sequence(ranks, positions)
     columns[FILE] = pa.chunked_array([pa.repeat(pa.scalar(file.version.file_id), rows.num_rows)])
     kept, dropped = pa.table(columns), 0
@@ -398,6 +407,12 @@ def _operations(name: str, rows: pa.Table, table: Table, column: str | None) -> 
     return result
 
 
+def _require_values(name: str, column: Column, given: pa.ChunkedArray, start: int = 0) -> None:
+    if not pc.all(given).as_py():
+        row = start + pc.index(given, False).as_py()
+        raise PermanentError(f"{name}: row {row + 1} has no value for the target's {column.name!r}, which is NOT NULL")
+
+
 def _marked(name: str, rows: pa.Table, table: Table, column: str | None, operations: pa.Array) -> pa.Array:
     """The operations, with D for each row that the delete marker says is deleted."""
     if column is None or table.delete_marker is None:
@@ -498,10 +513,9 @@ def _last_per_key(rows: pa.Table, key: Sequence[str]) -> tuple[pa.Table, int]:
     return rows.take(last["#_last"].combine_chunks().sort()), rows.num_rows - last.num_rows
 
 
-def _needs_conversion(found: pa.Schema) -> bool:
-    """Whether a full-load file has types that the engine does not read as the table in `schema` maps them."""
-    is_ = pa.types
-    return any(is_.is_time(f.type) or is_.is_uint64(f.type) or is_.is_null(f.type) for f in found)
+def _needs_conversion(found: pa.Schema, plan: ColumnPlan) -> bool:
+    """Whether a full-load file has columns that the engine would not read as a change file's are read here."""
+    return any(_is_strange(f.type, plan.mapped.get(f.name)) for f in found)
 
 
 def _read(name: str, parquet: pq.ParquetFile, room: int) -> pa.Table:
@@ -545,13 +559,28 @@ def _holds_deletes(name: str, parquet: pq.ParquetFile, table: Table, control: _C
     return False
 
 
+def _is_strange(kind: pa.DataType, column: Column | None) -> bool:
+    """Types that Firebolt lacks, reads with fewer digits (nanoseconds), or prints as TEXT in another form."""
+    is_ = pa.types
+    while is_.is_list(kind) or is_.is_large_list(kind):
+        kind = kind.value_type
+    if is_.is_time(kind) or is_.is_uint64(kind) or is_.is_null(kind) or schema.firebolt_type(kind) is None:
+        return True
+    printed = column is not None and "TEXT" in column.type
+    return bool(is_.is_timestamp(kind) and (printed or kind.unit == "ns")) or (printed and is_.is_floating(kind))
+
+
 def _check_full_load(name: str, parquet: pq.ParquetFile, plan: ColumnPlan, table: Table, keys: dict[str, str]) -> None:
     """Check that keys have values, and columns whose type differs from the target's fit it, batch by batch.
 
     Whether a key is there twice is asked of the engine, in the load's transaction.
     """
     found = parquet.schema_arrow
-    differ = {s: c for s, c in plan.mapped.items() if schema.firebolt_type(found.field(s).type) != c.type}
+    differ = {
+        s: c
+        for s, c in plan.mapped.items()
+        if schema.firebolt_type(found.field(s).type) != c.type or not (c.nullable or c.name in table.primary_key)
+    }
     key_columns = [keys[key] for key in table.primary_key]
     for source in dict.fromkeys([*key_columns, *differ]):
         row = 0
@@ -562,4 +591,6 @@ def _check_full_load(name: str, parquet: pq.ParquetFile, plan: ColumnPlan, table
                 raise PermanentError(f"{name}: row {at} has no value in the primary key column {source!r}")
             if source in differ:
                 schema.cast(name, source, values, differ[source], table.target)
+                if not differ[source].nullable:
+                    _require_values(name, differ[source], pc.is_valid(values), row)
             row += batch.num_rows

@@ -1,4 +1,4 @@
-"""The stand-in and moto's server, started once; every test gets a database of its own."""
+"""A stand-in for each test, with a database of its own."""
 
 from __future__ import annotations
 
@@ -10,22 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from moto.server import ThreadedMotoServer
 
 from firebolt_cdc.telemetry import logger
 from standin import StandIn
-from support import Pipeline, use_aws
-
-
-@pytest.fixture(scope="session")
-def aws() -> Iterator[str]:
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    url = f"http://{host}:{port}"
-    use_aws(url)
-    yield url
-    server.stop()
+from support import Pipeline
 
 
 @pytest.fixture

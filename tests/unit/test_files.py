@@ -58,6 +58,8 @@ def test_names_that_dms_writes(key: str, kind: Kind, stamp: str) -> None:
         "dms/fair/sessions/notes.parquet",
         "dms/fair/sessions/LOAD1.parquet",
         "dms/fair/sessions/20241124.parquet",
+        "dms/fair/sessions/\u0662\u0660\u0662\u0664\u0661\u0661\u0662\u0664-\u0661.parquet",
+        "dms/fair/sessions/20241124-1\n.parquet",
         "dms/",
         "dms/.parquet",
     ],

@@ -85,6 +85,7 @@ def test_values_that_fit_keep_every_digit(have: pa.DataType, item: Any, want: st
         (pa.decimal128(38, 0), Decimal(10**12), "NUMERIC(10, 0)"),
         (pa.int64(), 10**8, "NUMERIC(10, 2)"),
         (pa.float64(), 0.1, "REAL"),
+        (pa.list_(pa.float64()), [0.1], "ARRAY(REAL)"),
         (pa.float64(), 1.0, "BIGINT"),
         (pa.string(), "7", "BIGINT"),
         (pa.string(), "2024-01-01", "DATE"),
@@ -159,3 +160,9 @@ WIDER = [
 @pytest.mark.parametrize(("one", "other", "both"), WIDER)
 def test_the_type_that_holds_the_values_of_two(one: str, other: str, both: str | None) -> None:
     assert wider(one, other) == wider(other, one) == both
+
+
+def test_what_firebolt_cannot_hold_is_left_out_by_policy_even_when_the_target_is_to_be_created() -> None:
+    source = pa.schema([("id", pa.int64()), ("s", pa.struct([("a", pa.int8())]))])
+    plan = plan_columns("f", source, (), Drift.IGNORE, [], "t")
+    assert (set(plan.mapped), set(plan.ignored)) == ({"id"}, {"s"})

@@ -1,0 +1,1 @@
+"""What DMS writes and what sources do: each case of docs/data.md, through the real loader into the stand-in."""

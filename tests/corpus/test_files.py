@@ -1,0 +1,276 @@
+"""Files: damage, compressions, names and keys of every kind, many small ones, and one bad one among good ones."""
+
+from __future__ import annotations
+
+import io
+import struct
+from collections.abc import Iterator
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from corpus.harness import CHANGE, FULL, Case, Corpus, file
+from faults import FaultProxy
+from standin import StandIn
+from support import Pipeline, parquet, table_config, use_aws
+
+pytestmark = pytest.mark.xdist_group("corpus-files")
+
+FIFTY: dict[str, Any] = {"Op": ["I"] * 50, "id": list(range(50)), "v": ["a"] * 50}
+ALL = [[n, "a"] for n in range(50)]
+WHOLE = file(FIFTY)
+COMPRESSIONS = ["none", *(c for c in ("snappy", "gzip", "brotli", "lz4", "zstd") if pa.Codec.is_available(c))]
+
+
+def dictionaries() -> bytes:
+    """Row groups whose dictionaries differ."""
+    kind = pa.schema([("id", pa.dictionary(pa.int32(), pa.string())), ("v", pa.string())])
+    buffer = io.BytesIO()
+    with pq.ParquetWriter(buffer, kind) as writer:
+        for name in ("a", "b"):
+            writer.write_table(pa.table({"id": pa.array([name]).dictionary_encode(), "v": ["x"]}, kind))
+    return buffer.getvalue()
+
+
+def footer(bytes_: int) -> bytes:
+    """A file whose footer holds this much metadata."""
+    table = pa.table({"id": [1], "v": ["a"]}).replace_schema_metadata({"note": "x" * bytes_})
+    buffer = io.BytesIO()
+    pq.write_table(table, buffer)
+    return buffer.getvalue()
+
+
+UNREADABLE = "not a readable Parquet file"
+DAMAGED: dict[str, tuple[bytes, str]] = {
+    "no bytes": (b"", rf"{UNREADABLE} \(0 bytes\)"),
+    "one byte": (b"P", rf"{UNREADABLE} \(1 bytes\)"),
+    "CSV": (b"I,1,a\n" * 100, f"{UNREADABLE}.*not a parquet file"),
+    "half of it": (WHOLE[: len(WHOLE) // 2], UNREADABLE),
+    "without its end": (WHOLE[:-9], UNREADABLE),
+    "without its beginning": (WHOLE[100:], "damaged Parquet file"),
+    "an encrypted footer": (b"PARE" + WHOLE[4:-4] + b"PARE", f"{UNREADABLE}.*encrypted"),
+    "a footer larger than the file": (WHOLE[:-8] + struct.pack("<I", 2**31 - 1) + b"PAR1", UNREADABLE),
+    "a footer of zeros": (WHOLE[:-60] + bytes(52) + WHOLE[-8:], UNREADABLE),
+    "a damaged page": (WHOLE[:20] + b"\xff" * 60 + WHOLE[80:], "damaged Parquet file"),
+    "no columns": (file({}), r"primary key column\(s\) \['id'\] are not in the file, which has \[\]"),
+}
+READABLE: dict[str, tuple[bytes, list[list[Any]]]] = {
+    "no rows": (file({"id": pa.array([], pa.int64()), "v": pa.array([], pa.string())}), []),
+    "one row group per row": (file(FIFTY, row_group_size=1), ALL),
+    "a footer of 8 MB": (footer(8_000_000), [[1, "a"]]),
+    "row groups with dictionaries of their own": (dictionaries(), [["a", "x"], ["b", "x"]]),
+    "Parquet 1.0": (file(FIFTY, version="1.0"), ALL),
+    "data pages 2.0": (file(FIFTY, data_page_version="2.0"), ALL),
+    "delta encodings": (
+        file(
+            FIFTY,
+            use_dictionary=False,
+            column_encoding={"Op": "PLAIN", "id": "DELTA_BINARY_PACKED", "v": "DELTA_BYTE_ARRAY"},
+        ),
+        ALL,
+    ),
+}
+FOLDERS = ["", "20240102/", "2024010203/", "202401/", "01202402/", "02012024/"]
+FOLDERS += (
+    [f"2024{d}01{d}02/" for d in "/-_"] + [f"2024{d}01{d}02{d}03/" for d in "/-_"] + [f"02{d}01{d}2024/" for d in "/-_"]
+)
+ODD = [
+    "a b",
+    "a+b",
+    "a%20b",
+    "a%",
+    "it's",
+    'q"q',
+    "日本🎉",
+    "[x]",
+    "a*b",
+    "a**",
+    "q?",
+    "tab\t",
+    "back\\slash",
+    "{a,b}",
+    "a;b",
+    "#",
+    "$1",
+    "a&b=c",
+    "'); --",
+]
+COUNTERS = ["00000009", "0000000A", "0000000a", "FFFFFFFF", "100000000"]
+UNPLACED = [
+    "notes",
+    "20240102",
+    "2024010-1",
+    "20240102-1a",
+    "20240102-" + "1" * 21,
+    "LOAD1",
+    "LOAD0000000G",
+    "load00000001",
+    "LOAD00000001 (1)",
+]
+CASES = [
+    *[
+        Case(f"{what}, {name}", {name: body}, failed=told)
+        for what, (body, told) in DAMAGED.items()
+        for name in (CHANGE, FULL)
+    ],
+    *[
+        Case(f"{what}, {name}", {name: body}, rows)
+        for what, (body, rows) in READABLE.items()
+        for name in (CHANGE, FULL)
+    ],
+    *[
+        Case(
+            f"compressions, {name}",
+            {
+                name.replace("1", str(n + 1)): file({"id": [n], "v": ["a" * 100]}, compression=compression)
+                for n, compression in enumerate(COMPRESSIONS)
+            },
+            [[n, "a" * 100] for n in range(len(COMPRESSIONS))],
+        )
+        for name in ("20240202-1.parquet", FULL)
+    ],
+    Case("nothing but Op", {CHANGE: {"Op": ["I"]}}, failed="the file has no data columns", key=()),
+    Case(
+        "date folders",
+        {f"{folder}20240102-1.parquet": {"id": [n], "v": [folder]} for n, folder in enumerate(FOLDERS)},
+        [[n, folder] for n, folder in enumerate(FOLDERS)],
+    ),
+    Case(
+        "1 to 20 digits after the dash",
+        {f"20240102-{'9' * n}.parquet": {"Op": ["U"], "id": [1], "v": [str(n)]} for n in range(1, 21)},
+        [[1, "20"]],
+    ),
+    Case(
+        "full-load counters",
+        {f"LOAD{name}.parquet": {"id": [n], "v": [name]} for n, name in enumerate(COUNTERS)},
+        [[n, name] for n, name in enumerate(COUNTERS)],
+    ),
+    Case(
+        "keys of every kind",
+        {
+            f"{odd}/{name}.parquet": {"id": [n + 100 * (name[0] == "L")], "v": [odd]}
+            for n, odd in enumerate(ODD)
+            for name in ("20240102-1", "LOAD00000001")
+        },
+        [[n + start, odd] for start in (0, 100) for n, odd in enumerate(ODD)],
+    ),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", [case.name for case in CASES])
+def test_case(corpus: Corpus, name: str) -> None:
+    corpus.check(name)
+
+
+def test_nothing_was_unexpected(corpus: Corpus) -> None:
+    corpus.check_log()
+
+
+@pytest.fixture(scope="module")
+def counted(aws: str) -> Iterator[tuple[Pipeline, FaultProxy]]:
+    """A pipeline of two tables whose statements are counted."""
+    use_aws(aws)
+    with StandIn(s3_endpoint=aws) as engine, FaultProxy(engine) as proxy:
+        tables = {f"t/{name}": table_config(name, ["id"]) for name in ("many", "hundred", "poison", "gone")}
+        pipeline = Pipeline(proxy.url, tables)
+        pipeline.migrate()
+        yield pipeline, proxy
+        pipeline.sql.close()
+
+
+def statements(proxy: FaultProxy, since: int, start: str) -> int:
+    return sum(call.text.startswith(start) for call in proxy.calls[since:])
+
+
+def test_tiny_files_cost_statements_by_the_batch(counted: tuple[Pipeline, FaultProxy]) -> None:
+    pipeline, proxy = counted
+    names = [f"t/many/20240102-{n:06}.parquet" for n in range(1, 301)]
+    events = [pipeline.put(name, parquet({"Op": ["U"], "id": [n % 7], "v": [n]})) for n, name in enumerate(names, 1)]
+    since = len(proxy.calls)
+    for start in range(0, 300, 100):
+        assert pipeline.deliver(*events[start : start + 100], timeout_seconds=300.0) == []
+    assert statements(proxy, since, "MERGE INTO") == 3
+    assert statements(proxy, since, "COMMIT") == 6, "a claim and a load for each batch"
+    assert len(proxy.calls) - since <= 75, "statements do not grow with the files"
+    assert pipeline.sql("SELECT COUNT(*), COUNT(DISTINCT load_id), SUM(rows_read) FROM cdc_applied") == [[300, 3, 300]]
+    assert pipeline.sql('SELECT "id", "v" FROM many ORDER BY 1') == [[n, max(range(n or 7, 301, 7))] for n in range(7)]
+
+
+def test_one_unreadable_file_among_a_hundred_costs_no_further_load(counted: tuple[Pipeline, FaultProxy]) -> None:
+    pipeline, proxy = counted
+    events = [pipeline.put(f"t/hundred/20240102-{n:03}.parquet", parquet({"id": [n], "v": [n]})) for n in range(98)]
+    bad = pipeline.put("t/hundred/20240102-050x.parquet", parquet({"id": [1]}))
+    torn = pipeline.put("t/hundred/20240102-0505.parquet", WHOLE[:-9])
+    since = len(proxy.calls)
+    assert pipeline.deliver(*events[:50], bad, torn, *events[50:], timeout_seconds=300.0) == []
+    assert statements(proxy, since, "MERGE INTO") == 1
+    assert pipeline.sql.value("SELECT COUNT(*) FROM hundred") == 98
+    failed = pipeline.sql(
+        "SELECT file_key, error_class, attempt_count FROM cdc_processed_files WHERE status = 'failed' "
+        "AND file_key LIKE 't/hundred/%' ORDER BY 1"
+    )
+    assert failed == [
+        ["t/hundred/20240102-0505.parquet", "permanent", 1],
+        ["t/hundred/20240102-050x.parquet", "permanent", 1],
+    ]
+    assert len(pipeline.take(pipeline.dlq)) == 2
+
+
+def test_one_file_that_the_engine_refuses(counted: tuple[Pipeline, FaultProxy]) -> None:
+    """A NOT NULL column that one file lacks: only the engine knows. Halving finds it, and three tries end it."""
+    pipeline, proxy = counted
+    pipeline.sql('CREATE TABLE poison ("id" BIGINT NOT NULL, "v" BIGINT NOT NULL, "w" BIGINT)')
+    events = [
+        pipeline.put(
+            f"t/poison/20240102-{n:03}.parquet", parquet({"id": [n]} | ({"w": [n]} if n == 20 else {"v": [n]}))
+        )
+        for n in range(40)
+    ]
+    since = len(proxy.calls)
+    assert pipeline.deliver(*events, timeout_seconds=300.0) == []
+    assert pipeline.sql.value("SELECT COUNT(*) FROM poison") == 39, "the neighbours are there after one delivery"
+    assert statements(proxy, since, "MERGE INTO") <= 13, "two for each halving at most, and the file alone"
+    for _ in range(3):
+        assert pipeline.deliver(events[20]) == []
+    [[status, failure, message, alone]] = pipeline.sql(
+        "SELECT status, error_class, error_message, alone_count FROM cdc_processed_files "
+        "WHERE file_key = 't/poison/20240102-020.parquet'"
+    )
+    assert (status, failure, alone) == ("failed", "transient", 3)
+    assert "null value in NOT NULL column 'v'" in message
+    assert statements(proxy, since, "MERGE INTO") <= 15
+    assert len(pipeline.take(pipeline.dlq)) == 1
+
+
+@pytest.mark.parametrize("name", [CHANGE, FULL])
+def test_objects_that_change_or_go_between_event_and_load(counted: tuple[Pipeline, FaultProxy], name: str) -> None:
+    pipeline, _ = counted
+    key = f"t/gone/a/{name}"
+    old, new = (pipeline.put(key, parquet({"id": [1], "v": [v]})) for v in ("old", "new"))
+    away = pipeline.put(f"t/gone/b/{name}", parquet({"id": [2], "v": ["x"]}))
+    pipeline.s3.delete_object(Bucket=pipeline.bucket, Key=away["detail"]["object"]["key"])
+    assert pipeline.deliver(old, away, new) == []
+    assert len(pipeline.take(pipeline.dlq)) == 2
+    lines = pipeline.sql(
+        "SELECT file_key, status, error_class, error_message FROM cdc_processed_files WHERE file_key LIKE ? "
+        "ORDER BY 1, 2",
+        f"t/gone/_/{name}",
+    )
+    assert [line[:3] for line in lines] == [
+        [key, "completed", None],
+        [key, "failed", "gone"],
+        [f"t/gone/b/{name}", "failed", "gone"],
+    ]
+    assert "overwritten since it was announced" in lines[1][3]
+    assert "no longer exists" in lines[2][3]
+    assert pipeline.sql('SELECT "id", "v" FROM gone') == [[1, "new"]]
+
+
+def test_names_that_nobody_can_place_are_written_down_and_sent_on(counted: tuple[Pipeline, FaultProxy]) -> None:
+    pipeline, _ = counted
+    keys = [f"t/many/{name}.parquet" for name in UNPLACED]
+    assert pipeline.deliver(*(pipeline.put(key, parquet({"id": [1]})) for key in keys)) == []
+    assert {key: pipeline.ledger()[key] for key in keys} == dict.fromkeys(keys, ("failed", "permanent"))
+    assert len(pipeline.take(pipeline.dlq)) == len(keys)
