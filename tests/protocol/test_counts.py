@@ -216,22 +216,10 @@ def test_a_full_load_that_takes_a_whole_invocation_is_too_large(slow: Pipeline, 
 
 def test_an_engine_that_does_not_answer_is_no_large_file(slow: Pipeline, proxy: FaultProxy) -> None:
     event = slow.put(FULL, sessions(("I", 1, "a")))
-    proxy.hang_seconds = 60
-    hanging = matching("MERGE")
-    down: list[bool] = []
-
-    def decide(call: Any) -> Fault | None:
-        if down or hanging(call):
-            down.append(True)
-            return Fault.HANG_BEFORE
-        return None
-
-    proxy.decide = decide
+    proxy.inject(Fault.HANG_BEFORE, matching("MERGE"))
+    proxy.inject(Fault.REFUSE, matching("SELECT applied_id FROM cdc_applied WHERE load_id"))
     assert slow.deliver(event, timeout_seconds=16) == []
-    proxy.quiet()
-    assert slow.sql.value("SELECT COUNT(*) FROM cdc_processed_files WHERE error_class = 'permanent'") == 0
-    slow.sql("UPDATE cdc_tables SET holder = NULL, lease_until = NULL")
-    slow.clean("sweep")
+    assert slow.ledger() == {FULL: ("failed", "transient")}
     slow.drain()
     assert slow.ledger() == {FULL: ("completed", None)}
 
