@@ -351,7 +351,9 @@ def _compatible(have: Any, want: Any) -> bool:
     if have == want or is_.is_null(have):
         return True
     if is_.is_string(want):
-        return bool(not (is_.is_binary(have) or is_.is_large_binary(have) or is_.is_nested(have)))
+        stored = getattr(have, "storage_type", have)
+        bytes_ = is_.is_binary(stored) or is_.is_large_binary(stored) or is_.is_fixed_size_binary(stored)
+        return bool(not (bytes_ or is_.is_nested(have)))
     if is_.is_integer(want) or is_.is_decimal(want):
         return bool(is_.is_integer(have) or is_.is_decimal(have))
     if is_.is_floating(want):

@@ -100,7 +100,7 @@ SAMPLES: dict[str, tuple[pa.DataType, list[Any]]] = {
         (pa.struct([("a", pa.int32())]), [{"a": 1}]),
         (pa.map_(pa.string(), pa.int32()), [[("a", 1)]]),
         (pa.duration("us"), [5]),
-        (pa.uuid(), [b"\0" * 16]),
+        (pa.uuid(), [b"u" * 16]),
         (pa.json_(), ['{"a": 1}']),
         (pa.string_view(), ["x"]),
     ]

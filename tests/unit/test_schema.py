@@ -91,6 +91,7 @@ def test_values_that_fit_keep_every_digit(have: pa.DataType, item: Any, want: st
         (pa.string(), "2024-01-01", "DATE"),
         (pa.bool_(), True, "INTEGER"),
         (pa.binary(), b"x", "TEXT"),
+        (pa.binary(1), b"x", "TEXT"),
         (pa.timestamp("ns"), 1, "TIMESTAMP"),
         (pa.int64(), 1, "GEOGRAPHY"),
     ],
