@@ -548,13 +548,21 @@ def _holds_deletes(name: str, parquet: pq.ParquetFile, table: Table, control: _C
     """Whether a full-load file has rows that are deleted: the engine, which reads it whole, would insert them.
 
     Raises:
-        PermanentError: it holds an unknown operation.
+        PermanentError: it holds an unknown operation, or one that DMS does not write into full loads.
     """
     columns = [column for column in (control.op, control.marker) if column is not None]
     for batch in parquet.iter_batches(BATCH_ROWS, columns=columns, use_threads=False) if columns else ():
         rows = pa.Table.from_batches([batch])
-        operations = _marked(name, rows, table, control.marker, _operations(name, rows, table, control.op))
-        if pc.any(pc.equal(operations, "D")).as_py():
+        operations = _operations(name, rows, table, control.op)
+        strange = pc.not_equal(operations, "I")
+        if table.op.written_by_dms and pc.any(strange).as_py():
+            value = operations[pc.index(strange, True).as_py()].as_py()
+            raise PermanentError(
+                f"{name}: a row of this full-load file has the operation {value!r} in {control.op!r}, but DMS writes only "
+                f"I there. If {control.op!r} is a column of the source, let DMS write the operation too "
+                "(IncludeOpForFullLoad); if the source is not DMS, say so with op"
+            )
+        if pc.any(pc.equal(_marked(name, rows, table, control.marker, operations), "D")).as_py():
             return True
     return False
 
