@@ -333,7 +333,7 @@ def cast(file: str, name: str, values: pa.ChunkedArray, column: Column, table: s
 
 
 def _unholdable(values: pa.ChunkedArray) -> str:
-    """What of these Firebolt cannot hold (its "Data types"): character zero in TEXT, times outside the years 1 to 9999."""
+    """What of these Firebolt cannot hold ("Data types"): character zero in TEXT, times outside the years 1 to 9999."""
     if pa.types.is_string(values.type):
         bad, what = pc.match_substring(values, "\0"), "a character zero, which TEXT cannot hold"
     elif pa.types.is_date(values.type) or pa.types.is_timestamp(values.type):

@@ -558,8 +558,8 @@ def _holds_deletes(name: str, parquet: pq.ParquetFile, table: Table, control: _C
         if table.op.written_by_dms and pc.any(strange).as_py():
             value = operations[pc.index(strange, True).as_py()].as_py()
             raise PermanentError(
-                f"{name}: a row of this full-load file has the operation {value!r} in {control.op!r}, but DMS writes only "
-                f"I there. If {control.op!r} is a column of the source, let DMS write the operation too "
+                f"{name}: a row of this full-load file has the operation {value!r} in {control.op!r}, but DMS writes "
+                f"only I there. If {control.op!r} is a column of the source, let DMS write the operation too "
                 "(IncludeOpForFullLoad); if the source is not DMS, say so with op"
             )
         if pc.any(pc.equal(_marked(name, rows, table, control.marker, operations), "D")).as_py():
