@@ -11,8 +11,11 @@ os.environ.update(
     POWERTOOLS_SERVICE_NAME="wire", POWERTOOLS_METRICS_NAMESPACE="FireboltCdc", POWERTOOLS_LOG_LEVEL="CRITICAL"
 )
 
+from contextlib import ExitStack
+
 from wire.campaign import Score, campaign, keep
-from wire.knockouts import KNOCK_OUTS
+from wire.guide import report
+from wire.knockouts import KNOCK_OUTS, knocked_out
 from wire.table import KINDS, fault_at_each_statement
 from wire.world import Lab, World
 
@@ -26,6 +29,7 @@ def main() -> int:
     parser.add_argument("--keep-going", action="store_true", help="do not stop at the first violation")
     parser.add_argument("--knock-out", choices=sorted(KNOCK_OUTS), help="take one safety mechanism away")
     parser.add_argument("--table", action="store_true", help="instead: every fault at every statement of a load")
+    parser.add_argument("--guide", action="store_true", help="instead: the deployment guide's protocol, and ours")
     given = parser.parse_args()
 
     shown = 0
@@ -39,10 +43,14 @@ def main() -> int:
             speed = score.histories / score.seconds
             print(f"{score.histories} histories, {speed:.1f}/s, {len(score.violations)} violations", file=sys.stderr)
 
-    rewrite = KNOCK_OUTS[given.knock_out] if given.knock_out else keep
     if given.table:
         return table()
-    with Lab() as lab:
+    if given.guide:
+        with Lab() as lab:
+            return report(lab, given.histories, given.seed)
+    with ExitStack() as stack:
+        lab = stack.enter_context(Lab())
+        rewrite = stack.enter_context(knocked_out(given.knock_out)) if given.knock_out else keep
         stop = given.histories if given.keep_going else 1
         score = campaign(lab, given.histories, given.seed, rewrite, stop_after=stop, progress=progress)
     result = {

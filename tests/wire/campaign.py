@@ -14,6 +14,8 @@ from wire.world import HARD, LEASE_SECONDS, LOG, SOFT, Change, Lab, Violation, W
 
 FAULTS = [f for f in Fault if f not in (Fault.HANG_BEFORE, Fault.HANG_AFTER)]
 """Without the two that cost real time; to the client they are a cut."""
+PLACES = ("UPDATE cdc_tables SET version", 'INSERT INTO "', "MERGE", "INSERT INTO cdc_applied", "COMMIT")
+"""Statements of a load: where a pause or a lost transaction hurts most. Chosen now and then, beside any statement."""
 TYPED = (
     "UPDATE cdc_processed_files SET status = 'pending', error_message = NULL WHERE status = 'failed'",
     "UPDATE cdc_processed_files SET status = 'failed', error_message = 'Timeout or crash' WHERE status = 'processing'",
@@ -65,7 +67,7 @@ def step(world: World, rng: random.Random) -> None:
     def moment() -> dict[str, Any]:
         luck = rng.random()
         if luck < 0.25:
-            return {"pause_at": rng.choice((rng.randint(1, 45), "INSERT INTO", "MERGE", "COMMIT"))}
+            return {"pause_at": rng.choice((rng.randint(1, 45), *PLACES))}
         return {"die_at": rng.randint(1, 45)} if luck < 0.38 else {}
 
     if world.paused and rng.random() < 0.4:
@@ -118,7 +120,9 @@ def wake(world: World, rng: random.Random, moment: Callable[[], dict[str, Any]])
     world.resume(job, pause_in=rng.choice((0, 0, rng.randint(1, 20))))
 
 
-def history(lab: Lab, seed: int, rewrite: Rewrite = keep, length: int = 14) -> World:
+def history(
+    lab: Lab, seed: int, rewrite: Rewrite = keep, length: int = 14, make: Callable[..., World] = World
+) -> World:
     """Run one history; the world that it ended in, closed.
 
     Raises:
@@ -126,11 +130,11 @@ def history(lab: Lab, seed: int, rewrite: Rewrite = keep, length: int = 14) -> W
     """
     rng = random.Random(seed)
     random.seed(seed)
-    world = World(lab, rewrite=rewrite, **options(rng))
+    world = make(lab, rewrite=rewrite, **options(rng))
     try:
         for _ in range(rng.randint(length // 2, length + length // 2)):
             if rng.random() < 0.5:
-                world.arm(rng.randint(1, 25), rng.choice(FAULTS))
+                world.arm(rng.choice(PLACES) if rng.random() < 0.3 else rng.randint(1, 25), rng.choice(FAULTS))
             step(world, rng)
         world.finish()
     except Violation as broken:

@@ -311,7 +311,7 @@ class World:
         self.paused: list[Job] = []
         self.steps: list[str] = []
         self.count: Counter[str] = Counter()
-        self.arms: list[tuple[int, Fault]] = []
+        self.arms: list[tuple[int | str, Fault]] = []
         self.aws_arms: list[tuple[int, str]] = []
         self._typed = False
         self._stamp = 0
@@ -416,12 +416,16 @@ class World:
         batch = list(messages)
 
         def action() -> list[Message]:
-            answer = loader.handler({"Records": records}, Invocation(timeout))
+            answer = self.load({"Records": records}, Invocation(timeout))
             return [batch[int(item["itemIdentifier"])] for item in answer["batchItemFailures"]]
 
         job = Job(f"load {[json.loads(m.body)['detail']['object']['key'][-14:-8] for m in batch]}", action, **when)
         job.batch = batch
         return self._go(job)
+
+    def load(self, event: Mapping[str, Any], context: Invocation) -> Any:
+        """The handler under test."""
+        return loader.handler(event, context)
 
     def clean(self, task: str, *, timeout: float = LEASE_SECONDS, **when: Any) -> Job:
         """The cleanup function runs a task."""
@@ -440,9 +444,9 @@ class World:
         job.kill()
         self._ended(job, "kill ")
 
-    def arm(self, number: int, fault: Fault) -> None:
-        """The nth statement from now meets a fault."""
-        self.arms.append((len(self.proxy.calls) + number, fault))
+    def arm(self, place: int | str, fault: Fault) -> None:
+        """The nth statement from now, or the next that begins so, meets a fault."""
+        self.arms.append((place if isinstance(place, str) else len(self.proxy.calls) + place, fault))
 
     def arm_aws(self, number: int, when: str) -> None:
         """The nth AWS call of workers from now fails, `before` or `after` AWS acted."""
@@ -475,7 +479,8 @@ class World:
 
     def _decide(self, call: Call) -> Fault | None:
         for number, (at, fault) in enumerate(self.arms):
-            if call.number >= at and _fits(fault, call) and not self._orphans(fault, call):
+            reached = call.text.startswith(at) if isinstance(at, str) else call.number >= at
+            if reached and _fits(fault, call) and not self._orphans(fault, call):
                 del self.arms[number]
                 self._log(f"  fault {fault.name} at {call.text[:60]}")
                 return fault
@@ -683,7 +688,8 @@ class _Now:
 _world = _Now()
 
 
-def _point(sql: str = "") -> None:
+def point(sql: str = "") -> None:
+    """A place at which the worker that runs may pause or die."""
     if _running.job is not None:
         _running.job.point(sql)
 
@@ -694,10 +700,10 @@ def _gated(real: Callable[..., Any]) -> Callable[..., Any]:
     def run(connection: Any, sql: str, parameters: Sequence[Any], deadline_: Any) -> Any:
         if _running.job is None or _world.now is None:
             return real(connection, sql, parameters, deadline_)
-        _point(sql)
+        point(sql)
         rewritten = _world.now.rewrite(sql)
         rows = [] if rewritten is None else real(connection, rewritten, parameters, deadline_)
-        _point()
+        point()
         return rows
 
     return run
@@ -716,7 +722,7 @@ def _aws(when: str, first: bool) -> None:
     if _running.job is None or world is None:
         return
     if first:
-        _point()
+        point()
         world.count["aws calls"] += 1
     for number, (at, armed) in enumerate(world.aws_arms):
         if world.count["aws calls"] >= at and armed == when:
