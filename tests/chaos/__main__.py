@@ -14,7 +14,7 @@ from stack import local
 from stack.paths import ENV
 from stack.pipeline import Pipeline
 
-BIG_LOADER_SECONDS = 300
+BIG_LOADER_SECONDS = 900
 """How long a loader may work on the big file; for the crashes it is a minute, so that they heal while one watches."""
 
 

@@ -260,7 +260,7 @@ class Campaign:
         while (status := self._pipeline.ledger([big.key]).get(big.key, ("",))[0]) != "completed":
             if status == "processing":
                 started = started or time.monotonic()
-            if time.monotonic() - began > self._setting.patience_seconds:
+            if time.monotonic() - (started or began) > self._setting.patience_seconds:
                 self.score.findings.append(f"{big.key} is still not loaded but {status}: it is starved")
                 return
             self.score.small_meanwhile += 1

@@ -14,6 +14,8 @@ from wire.world import HARD, LEASE_SECONDS, LOG, SOFT, Change, Lab, Violation, W
 
 FAULTS = [f for f in Fault if f not in (Fault.HANG_BEFORE, Fault.HANG_AFTER)]
 """Without the two that cost real time; to the client they are a cut."""
+LOST = (Fault.RESET_SESSION, Fault.FORGET_SESSION, Fault.LOSE, Fault.ABORT, Fault.RESTART)
+"""Those that take an open transaction away."""
 PLACES = ("UPDATE cdc_tables SET version", 'INSERT INTO "', "MERGE", "INSERT INTO cdc_applied", "COMMIT")
 """Statements of a load: where a pause or a lost transaction hurts most. Chosen now and then, beside any statement."""
 TYPED = (
@@ -59,6 +61,22 @@ def rows(rng: random.Random, mark: str, full: bool = False) -> list[Change]:
         return [("I", key, f"{mark}.{key}") for key in sorted(rng.sample(range(4), rng.randint(1, 4)))]
     drawn = [(rng.choice("IUUD"), rng.randrange(4)) for _ in range(rng.randint(1, 5))]
     return [(op, key, None if op == "D" else f"{mark}.{number}") for number, (op, key) in enumerate(drawn)]
+
+
+def begin(world: World, rng: random.Random) -> None:
+    """Each table has been loaded before: in production few loads are a table's first."""
+    for target in (HARD, SOFT, LOG):
+        world.put(target, rows(rng, "b"))
+    batch, world.messages = world.messages, []
+    world.deliver(batch)
+
+
+def arm(world: World, rng: random.Random) -> None:
+    """A fault at any statement from now, or aimed at a load."""
+    if rng.random() < 0.7:
+        world.arm(rng.randint(1, 25), rng.choice(FAULTS))
+    else:
+        world.arm(rng.choice(PLACES), rng.choice(rng.choice((FAULTS, LOST))))
 
 
 def step(world: World, rng: random.Random) -> None:
@@ -132,9 +150,11 @@ def history(
     random.seed(seed)
     world = make(lab, rewrite=rewrite, **options(rng))
     try:
+        if rng.random() < 0.7:
+            begin(world, rng)
         for _ in range(rng.randint(length // 2, length + length // 2)):
             if rng.random() < 0.5:
-                world.arm(rng.choice(PLACES) if rng.random() < 0.3 else rng.randint(1, 25), rng.choice(FAULTS))
+                arm(world, rng)
             step(world, rng)
         world.finish()
     except Violation as broken:

@@ -112,14 +112,15 @@ class Guide:
             return
         numbered = f'SELECT "Op", id, v, ROW_NUMBER() OVER () AS n FROM {file}'
         ranked = f"SELECT *, ROW_NUMBER() OVER (PARTITION BY id ORDER BY n DESC) AS r FROM ({numbered}) AS a"
-        names, values, wanted = "id, v", "s.id, s.v", " AND s.\"Op\" <> 'D'"
+        names, values = "id, v", "s.id, s.v"
+        delete, kept = "WHEN MATCHED AND s.\"Op\" = 'D' THEN DELETE ", " AND s.\"Op\" <> 'D'"
         if target == SOFT:
-            names, values, wanted = f"{names}, _cdc_deleted", f"{values}, s.\"Op\" = 'D'", ""
+            names, values, delete, kept = f"{names}, _cdc_deleted", f"{values}, s.\"Op\" = 'D'", "", ""
         self._retried(
             f'DELETE FROM "{target}" WHERE id IN (SELECT id FROM {file})',
             f'MERGE INTO "{target}" AS t USING (SELECT * FROM ({ranked}) AS b WHERE r = 1) AS s ON t.id = s.id '
-            f"WHEN MATCHED{wanted} THEN UPDATE SET v = s.v "
-            f"WHEN NOT MATCHED{wanted} THEN INSERT ({names}) VALUES ({values})",
+            f"{delete}WHEN MATCHED THEN UPDATE SET v = s.v "
+            f"WHEN NOT MATCHED{kept} THEN INSERT ({names}) VALUES ({values})",
         )
 
     def _retried(self, *statements: str) -> None:

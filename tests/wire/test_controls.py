@@ -1,5 +1,5 @@
-"""Controls: what must be red. The deployment guide's protocol, and ours with one mechanism taken away, in histories of the
-random campaign that are known to find it (`python -m wire --guide`, `python -m wire --knock-out NAME`)."""
+"""Controls, which must be red: the deployment guide's protocol, and ours with one mechanism taken away, in histories of
+the random campaign that are known to find it (`python -m wire --guide`, `python -m wire --knock-out NAME`)."""
 
 from __future__ import annotations
 
