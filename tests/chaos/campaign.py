@@ -27,6 +27,8 @@ from stack.service import StackError
 
 SMALL_FILES_SECONDS = 0.5
 """Pause between the small files that compete with the big one for its table."""
+LOADER_SECONDS = 60
+"""How long a loader may work while loaders are killed: so long it takes until a dead one's turn is free."""
 BUSY_WITHIN_SECONDS = 5
 """How long a kill waits for a loader that works."""
 ALIVE_WITHIN_SECONDS = 120
@@ -50,6 +52,8 @@ class Setting:
     seed: int = 1
     big_rows: int = 9_000_000
     seconds: float = 600
+    big_seconds: int = 900
+    """How long a loader may work on the big file; patience begins after that."""
     patience_seconds: float = 600
     """How long nothing may get better before it is given up."""
 
@@ -97,7 +101,7 @@ class Score:
         return json.dumps(asdict(self) | {"good": self.good})
 
 
-def variables(tables_: int, loader_seconds: int = 60) -> dict[str, str]:
+def variables(tables_: int, loader_seconds: int = LOADER_SECONDS) -> dict[str, str]:
     """What examples/local must be told for a campaign on so many tables."""
     return {"extra_tables": json.dumps(table_map(tables(tables_))), "loader_timeout_seconds": str(loader_seconds)}
 
@@ -260,7 +264,7 @@ class Campaign:
         while (status := self._pipeline.ledger([big.key]).get(big.key, ("",))[0]) != "completed":
             if status == "processing":
                 started = started or time.monotonic()
-            if time.monotonic() - (started or began) > self._setting.patience_seconds:
+            if time.monotonic() - began > self._setting.big_seconds + self._setting.patience_seconds:
                 self.score.findings.append(f"{big.key} is still not loaded but {status}: it is starved")
                 return
             self.score.small_meanwhile += 1

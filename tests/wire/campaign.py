@@ -14,10 +14,15 @@ from wire.world import HARD, LEASE_SECONDS, LOG, SOFT, Change, Lab, Violation, W
 
 FAULTS = [f for f in Fault if f not in (Fault.HANG_BEFORE, Fault.HANG_AFTER)]
 """Without the two that cost real time; to the client they are a cut."""
-LOST = (Fault.RESET_SESSION, Fault.FORGET_SESSION, Fault.LOSE, Fault.ABORT, Fault.RESTART)
-"""Those that take an open transaction away."""
-PLACES = ("UPDATE cdc_tables SET version", 'INSERT INTO "', "MERGE", "INSERT INTO cdc_applied", "COMMIT")
-"""Statements of a load: where a pause or a lost transaction hurts most. Chosen now and then, beside any statement."""
+LOST = (Fault.RESET_SESSION, Fault.FORGET_SESSION, Fault.RESTART)
+"""Those after which a client may go on outside the transaction that it began."""
+PLACES: tuple[str | tuple[str, ...], ...] = (
+    "UPDATE cdc_tables SET version",
+    ('INSERT INTO "', "MERGE"),
+    "INSERT INTO cdc_applied",
+    "COMMIT",
+)
+"""Beginnings of a load's statements: where a pause or a lost transaction hurts most."""
 TYPED = (
     "UPDATE cdc_processed_files SET status = 'pending', error_message = NULL WHERE status = 'failed'",
     "UPDATE cdc_processed_files SET status = 'failed', error_message = 'Timeout or crash' WHERE status = 'processing'",
@@ -84,9 +89,9 @@ def step(world: World, rng: random.Random) -> None:
 
     def moment() -> dict[str, Any]:
         luck = rng.random()
-        if luck < 0.25:
+        if luck < 0.3:
             return {"pause_at": rng.choice((rng.randint(1, 45), *PLACES))}
-        return {"die_at": rng.randint(1, 45)} if luck < 0.38 else {}
+        return {"die_at": rng.randint(1, 45)} if luck < 0.42 else {}
 
     if world.paused and rng.random() < 0.4:
         wake(world, rng, moment)
@@ -118,10 +123,24 @@ def step(world: World, rng: random.Random) -> None:
         world.wait(rng.choice((5, 40, LEASE_SECONDS + 5, 200)))
     elif luck < 0.88:
         world.restart()
-    elif luck < 0.94:
+    elif luck < 0.92:
         world.operator(rng.choice(TYPED))
+    elif luck < 0.96:
+        duel(world, rng)
     else:
         world.arm_aws(rng.randint(1, 12), rng.choice(("before", "after")))
+
+
+def duel(world: World, rng: random.Random) -> None:
+    """A worker stands still inside its load until another one has taken the file over, and then goes on."""
+    world.put(rng.choice((HARD, SOFT, LOG)), rows(rng, f"d{len(world.steps)}"))
+    event = world.messages.pop()
+    job = world.deliver([event], pause_at=rng.choice(PLACES))
+    if job in world.paused:
+        world.count["overtaken"] += 1
+        world.wait(LEASE_SECONDS + 5)
+        world.deliver([event])
+        world.resume(job)
 
 
 def wake(world: World, rng: random.Random, moment: Callable[[], dict[str, Any]]) -> None:
@@ -131,7 +150,7 @@ def wake(world: World, rng: random.Random, moment: Callable[[], dict[str, Any]])
     if what < 0.2:
         world.kill(job)
         return
-    if what < 0.7 and job.batch:
+    if what < 0.8 and job.batch:
         world.count["overtaken"] += 1
         world.wait(LEASE_SECONDS + 5)
         world.deliver(job.batch, **moment())

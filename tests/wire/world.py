@@ -105,7 +105,9 @@ _running = _Running()
 class Job:
     """One invocation of a handler, in a thread that runs only while the world waits for it."""
 
-    def __init__(self, name: str, action: Callable[[], Any], pause_at: int | str = 0, die_at: int = 0) -> None:
+    def __init__(
+        self, name: str, action: Callable[[], Any], pause_at: int | str | tuple[str, ...] = 0, die_at: int = 0
+    ) -> None:
         self.name = name
         self.action = action
         self.pause_at, self.die_at = pause_at, die_at
@@ -132,7 +134,7 @@ class Job:
     def point(self, sql: str = "") -> None:
         """A place at which the worker may pause or die; called by the worker, before a statement with its SQL."""
         self.points += 1
-        if self.points == self.pause_at or (isinstance(self.pause_at, str) and sql.startswith(self.pause_at)):
+        if self.points == self.pause_at or (not isinstance(self.pause_at, int) and sql.startswith(self.pause_at)):
             self.pause_at = 0
             self.state = "paused"
             self._worlds.release()
@@ -311,7 +313,7 @@ class World:
         self.paused: list[Job] = []
         self.steps: list[str] = []
         self.count: Counter[str] = Counter()
-        self.arms: list[tuple[int | str, Fault]] = []
+        self.arms: list[tuple[int | str | tuple[str, ...], Fault]] = []
         self.aws_arms: list[tuple[int, str]] = []
         self._typed = False
         self._stamp = 0
@@ -444,9 +446,9 @@ class World:
         job.kill()
         self._ended(job, "kill ")
 
-    def arm(self, place: int | str, fault: Fault) -> None:
+    def arm(self, place: int | str | tuple[str, ...], fault: Fault) -> None:
         """The nth statement from now, or the next that begins so, meets a fault."""
-        self.arms.append((place if isinstance(place, str) else len(self.proxy.calls) + place, fault))
+        self.arms.append((len(self.proxy.calls) + place if isinstance(place, int) else place, fault))
 
     def arm_aws(self, number: int, when: str) -> None:
         """The nth AWS call of workers from now fails, `before` or `after` AWS acted."""
@@ -479,7 +481,7 @@ class World:
 
     def _decide(self, call: Call) -> Fault | None:
         for number, (at, fault) in enumerate(self.arms):
-            reached = call.text.startswith(at) if isinstance(at, str) else call.number >= at
+            reached = call.number >= at if isinstance(at, int) else call.text.startswith(at)
             if reached and _fits(fault, call) and not self._orphans(fault, call):
                 del self.arms[number]
                 self._log(f"  fault {fault.name} at {call.text[:60]}")
