@@ -223,6 +223,8 @@ class Campaign:
             else:
                 with Pipeline() as pipeline:  # a new one, since a restart of the engine breaks connections
                     self._kill(pipeline, chance, known)
+                if self.score.kills % 10 == 0:
+                    self._say(f"{self.score.kills} kills, {self.score.restarts} restarts")
             if chance.random() < 0.2:
                 self._cleanup("sweep")
 
