@@ -140,7 +140,7 @@ locals {
     files-held = {
       metric      = "FilesHeld"
       statistic   = "Sum"
-      description = "Files are held because loading them now could be wrong, after a reload of their table for instance. `firebolt-cdc status` lists them with the reason; `firebolt-cdc retry FILE --yes` loads one all the same."
+      description = "Files are held because loading them now could be wrong, after a reload of their table for instance. `firebolt-cdc status` lists them with the reason, such as `firebolt-cdc reload TABLE`; `firebolt-cdc retry FILE --yes` loads one all the same."
     }
     ledger-unavailable = {
       metric              = "LedgerUnavailable"

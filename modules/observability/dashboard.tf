@@ -2,7 +2,8 @@ locals {
   own = { for metric in [
     "Conflicts", "DuplicateDeliveries", "DuplicateFilesPercent", "DuplicateRows", "FilesFailed", "FilesHeld",
     "FilesLoaded", "FilesNeedingOperator", "FilesRequeued", "FilesSkipped", "LedgerUnavailable",
-    "LoaderErrorsDueToDuplicates", "LongestWaitSeconds", "MissingFiles", "RowsApplied", "SchemaDrift", "TurnsFreed",
+    "LoaderErrorsDueToDuplicates", "LongestWaitSeconds", "MissingFiles", "RowsApplied", "SchemaDrift", "TablesReloaded",
+    "TurnsFreed",
   ] : metric => [var.namespace, metric, "service", var.name] }
 
   success_metrics = [
@@ -66,7 +67,7 @@ locals {
     },
     {
       title   = "Repairs"
-      metrics = [local.own.MissingFiles, local.own.FilesRequeued, local.own.TurnsFreed, local.own.Conflicts, local.own.LedgerUnavailable, local.own.SchemaDrift]
+      metrics = [local.own.MissingFiles, local.own.FilesRequeued, local.own.TurnsFreed, local.own.Conflicts, local.own.LedgerUnavailable, local.own.SchemaDrift, local.own.TablesReloaded]
       stat    = "Sum"
     },
     {

@@ -9,13 +9,10 @@ import sys
 from rich.console import Console
 from rich.table import Table
 
-from chaos.campaign import Campaign, Score, Setting, variables
+from chaos.campaign import LOADER_SECONDS, Campaign, Score, Setting, variables
 from stack import local
 from stack.paths import ENV
 from stack.pipeline import Pipeline
-
-BIG_LOADER_SECONDS = 300
-"""How long a loader may work on the big file; for the crashes it is a minute, so that they heal while one watches."""
 
 
 def main() -> int:
@@ -28,6 +25,7 @@ def main() -> int:
     parser.add_argument("--restarts", type=int, default=default.restarts, help="of the engine, with SIGKILL")
     parser.add_argument("--duplicates", type=float, default=default.duplicates, help="share of files announced again")
     parser.add_argument("--big-rows", type=int, default=default.big_rows, help="rows of the one big file; 0: none")
+    parser.add_argument("--big-seconds", type=int, default=default.big_seconds, help="timeout of its loader")
     parser.add_argument("--seconds", type=float, help="how long deliveries and faults last")
     parser.add_argument("--seed", type=int, default=default.seed)
     parser.add_argument("--json", action="store_true", help="print the score as JSON")
@@ -42,7 +40,7 @@ def main() -> int:
     running = ENV.exists() and local.EMULATOR.running() and local.STANDIN.running()
     setting, good = Setting(**given), False
     try:
-        local.up(report, variables(setting.tables, loader_seconds=BIG_LOADER_SECONDS if setting.big_rows else 60))
+        local.up(report, variables(setting.tables, setting.big_seconds if setting.big_rows else LOADER_SECONDS))
         with Pipeline() as pipeline:
             campaign = Campaign(setting, pipeline, report)
             if setting.big_rows:

@@ -16,6 +16,10 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+import httpx
+from botocore.exceptions import BotoCoreError, ClientError
+from firebolt.utils.exception import FireboltError
+
 from chaos.source import BIG, BigFile, File, Table, plan, small_file, table_map, tables
 from stack import local
 from stack.pipeline import Pipeline
@@ -23,8 +27,15 @@ from stack.service import StackError
 
 SMALL_FILES_SECONDS = 0.5
 """Pause between the small files that compete with the big one for its table."""
+LOADER_SECONDS = 60
+"""How long a loader may work while loaders are killed: so long it takes until a dead one's turn is free."""
 BUSY_WITHIN_SECONDS = 5
 """How long a kill waits for a loader that works."""
+ALIVE_WITHIN_SECONDS = 120
+"""How long a kill waits for a loader when all are dead: until their messages are visible again, and some more."""
+COUNTED = 0.9
+"""Share of the late repetitions that must be counted: what comes while the engine restarts is sent on, and then taken
+for the loader's own copy."""
 
 Report = Callable[[str], None]
 
@@ -41,7 +52,10 @@ class Setting:
     seed: int = 1
     big_rows: int = 9_000_000
     seconds: float = 600
+    big_seconds: int = 900
+    """How long a loader may work on the big file; patience begins after that."""
     patience_seconds: float = 600
+    """How long nothing may get better before it is given up."""
 
 
 @dataclass
@@ -57,8 +71,13 @@ class Score:
     """How many invocations they ended."""
     restarts: int = 0
     sweeps: int = 0
+    repeated: int = 0
+    """Deliveries of a file that had been delivered."""
+    repeated_late: int = 0
+    """Those of them that came when the file had been applied."""
     refused: int = 0
-    """Repeated deliveries that the loader recognized and counted."""
+    """Deliveries that the loader recognized as repeated and counted. Of the early ones it counts those that it got
+    together with the first; redeliveries of the queue count too."""
     retried_by_hand: int = 0
     """Files that were killed in each of their attempts, and asked for again as the runbook says."""
     big_waited_seconds: float = 0
@@ -82,7 +101,7 @@ class Score:
         return json.dumps(asdict(self) | {"good": self.good})
 
 
-def variables(tables_: int, loader_seconds: int = 60) -> dict[str, str]:
+def variables(tables_: int, loader_seconds: int = LOADER_SECONDS) -> dict[str, str]:
     """What examples/local must be told for a campaign on so many tables."""
     return {"extra_tables": json.dumps(table_map(tables(tables_))), "loader_timeout_seconds": str(loader_seconds)}
 
@@ -110,11 +129,20 @@ class Campaign:
         """Wait until quiet, compare, and return the score."""
         self.settle()
         self.score.refused = self._refused() - self._refused_before
+        self._require_all_done()
         self.compare()
         self.score.files = len(self._plan.files)
         self.score.rows = sum(len(file.rows) for file in self._plan.files)
         self.score.seconds = round(time.monotonic() - self._began, 1)
         return self.score
+
+    def _require_all_done(self) -> None:
+        """The campaign's own part: a fault that did not happen shows nothing."""
+        done, wanted = self.score, self._setting
+        if (done.kills, done.restarts) != (wanted.kills, wanted.restarts):
+            done.findings.append(f"only {done.kills} kills and {done.restarts} restarts")
+        if done.refused < done.repeated_late * COUNTED:
+            done.findings.append(f"{done.repeated_late} files came again when applied, {done.refused} were counted")
 
     def _refused(self) -> int:
         return int(self._pipeline.value("SELECT COUNT(*) FROM cdc_duplicate_deliveries"))
@@ -133,6 +161,8 @@ class Campaign:
                 for count, (file, repeated) in enumerate(self._plan.deliveries):
                     began = time.monotonic()
                     if repeated:
+                        self.score.repeated += 1
+                        self.score.repeated_late += self._is_applied(file)
                         self._announce(file, etags[file.key])
                     else:
                         etags[file.key] = self._put(file)
@@ -147,6 +177,14 @@ class Campaign:
         with local.EMULATOR.log.open("rb") as log:
             log.seek(logged)
             self.score.kills_at_work = log.read().count(b"errorMessage=Worker process died")
+
+    def _is_applied(self, file: File) -> bool:
+        """Whether a file stands in `cdc_applied`; `no` while the engine does not answer."""
+        try:
+            with Pipeline() as pipeline:  # a new one, since a restart of the engine breaks connections
+                return bool(pipeline.query("SELECT 1 FROM cdc_applied WHERE file_key = ?", [file.key]))
+        except (FireboltError, httpx.HTTPError):
+            return False
 
     def _put(self, file: File) -> str:
         env = self._pipeline.env
@@ -185,6 +223,8 @@ class Campaign:
             else:
                 with Pipeline() as pipeline:  # a new one, since a restart of the engine breaks connections
                     self._kill(pipeline, chance, known)
+                if self.score.kills % 10 == 0:
+                    self._say(f"{self.score.kills} kills, {self.score.restarts} restarts")
             if chance.random() < 0.2:
                 self._cleanup("sweep")
 
@@ -198,19 +238,23 @@ class Campaign:
             time.sleep(0.05)
         known |= holders
         time.sleep(chance.uniform(0, 0.5))
-        while not (pids := pipeline.loader_pids()):  # all of them are dead, and their messages invisible
-            self._cleanup("reconcile")
-            time.sleep(1)
-        with suppress(ProcessLookupError):  # it ended by itself just now
-            os.kill(chance.choice(pids), signal.SIGKILL)
-        self.score.kills += 1
+        deadline = time.monotonic() + ALIVE_WITHIN_SECONDS
+        while time.monotonic() < deadline:
+            if pids := pipeline.loader_pids():
+                with suppress(ProcessLookupError):  # it ended by itself just now: take another one
+                    os.kill(chance.choice(pids), signal.SIGKILL)
+                    self.score.kills += 1
+                    return
+            else:  # all of them are dead, and their messages invisible
+                self._cleanup("reconcile")
+                time.sleep(1)
 
     def _cleanup(self, task: str) -> None:
         try:
             self._pipeline.cleanup(task)
-        except StackError as error:  # the next tick repeats it, as in production
+            self.score.sweeps += task == "sweep"
+        except (StackError, BotoCoreError, ClientError) as error:  # the next tick repeats it, as in production
             self._say(f"{task}: {error}")
-        self.score.sweeps += task == "sweep"
 
     def starve(self) -> None:
         """Deliver the big file, and small ones of the same table until it is loaded."""
@@ -222,8 +266,8 @@ class Campaign:
         while (status := self._pipeline.ledger([big.key]).get(big.key, ("",))[0]) != "completed":
             if status == "processing":
                 started = started or time.monotonic()
-            if time.monotonic() - began > self._setting.patience_seconds:
-                self.score.findings.append(f"{big.key} is still not loaded: it is starved")
+            if time.monotonic() - began > self._setting.big_seconds + self._setting.patience_seconds:
+                self.score.findings.append(f"{big.key} is still not loaded but {status}: it is starved")
                 return
             self.score.small_meanwhile += 1
             small = small_file(big, self.score.small_meanwhile)
@@ -243,13 +287,13 @@ class Campaign:
 
     def settle(self) -> None:
         """Sweep and reconcile until every file is completed and no turn is held."""
-        deadline = time.monotonic() + self._setting.patience_seconds
+        deadline, fewest = 0.0, len(self._plan.files) + 1
         for tick in range(10**6):
             statuses = self._status(self._plan.files)
             open_files = len(self._plan.files) - statuses["completed"]
-            if not open_files and not self._held():
-                break
-            if time.monotonic() > deadline:
+            if open_files < fewest:
+                deadline, fewest = time.monotonic() + self._setting.patience_seconds, open_files
+            if (not open_files and not self._held()) or time.monotonic() > deadline:
                 break
             if tick % 4 == 0:
                 self._say(f"healing: {open_files} files to go {dict(statuses)}")

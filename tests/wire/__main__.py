@@ -16,6 +16,7 @@ os.environ.update(
 
 from spread import spread
 from wire.campaign import SLICE, Score, run_slice
+from wire.guide import report
 from wire.knockouts import KNOCK_OUTS
 from wire.table import KINDS, fault_at_each_statement
 from wire.world import Lab, World
@@ -31,10 +32,14 @@ def main() -> int:
     parser.add_argument("--keep-going", action="store_true", help="do not stop at the first violation")
     parser.add_argument("--knock-out", choices=sorted(KNOCK_OUTS), help="take one safety mechanism away")
     parser.add_argument("--table", action="store_true", help="instead: every fault at every statement of a load")
+    parser.add_argument("--guide", action="store_true", help="instead: the deployment guide's protocol, and ours")
     given = parser.parse_args()
 
     if given.table:
         return table()
+    if given.guide:
+        with Lab() as lab:
+            return report(lab, given.histories, given.seed)
     score, began = Score(), time.monotonic()
     run = functools.partial(run_slice, given.seed, given.knock_out, given.keep_going)
     with contextlib.closing(spread(run, given.histories, SLICE, given.jobs)) as slices:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import random
 import time
@@ -12,11 +13,20 @@ from multiprocessing.util import Finalize
 from typing import Any
 
 from faults import Fault
-from wire.knockouts import KNOCK_OUTS
+from wire.knockouts import knocked_out
 from wire.world import HARD, LEASE_SECONDS, LOG, SOFT, Change, Lab, Violation, World
 
 FAULTS = [f for f in Fault if f not in (Fault.HANG_BEFORE, Fault.HANG_AFTER)]
 """Without the two that cost real time; to the client they are a cut."""
+LOST = (Fault.RESET_SESSION, Fault.FORGET_SESSION, Fault.RESTART)
+"""Those after which a client may go on outside the transaction that it began."""
+PLACES: tuple[str | tuple[str, ...], ...] = (
+    "UPDATE cdc_tables SET version",
+    ('INSERT INTO "', "MERGE"),
+    "INSERT INTO cdc_applied",
+    "COMMIT",
+)
+"""Beginnings of a load's statements: where a pause or a lost transaction hurts most."""
 TYPED = (
     "UPDATE cdc_processed_files SET status = 'pending', error_message = NULL WHERE status = 'failed'",
     "UPDATE cdc_processed_files SET status = 'failed', error_message = 'Timeout or crash' WHERE status = 'processing'",
@@ -72,14 +82,30 @@ def rows(rng: random.Random, mark: str, full: bool = False) -> list[Change]:
     return [(op, key, None if op == "D" else f"{mark}.{number}") for number, (op, key) in enumerate(drawn)]
 
 
+def begin(world: World, rng: random.Random) -> None:
+    """Each table has been loaded before: in production few loads are a table's first."""
+    for target in (HARD, SOFT, LOG):
+        world.put(target, rows(rng, "b"))
+    batch, world.messages = world.messages, []
+    world.deliver(batch)
+
+
+def arm(world: World, rng: random.Random) -> None:
+    """A fault at any statement from now, or aimed at a load."""
+    if rng.random() < 0.7:
+        world.arm(rng.randint(1, 25), rng.choice(FAULTS))
+    else:
+        world.arm(rng.choice(PLACES), rng.choice(rng.choice((FAULTS, LOST))))
+
+
 def step(world: World, rng: random.Random) -> None:
     """One random step."""
 
     def moment() -> dict[str, Any]:
         luck = rng.random()
-        if luck < 0.25:
-            return {"pause_at": rng.choice((rng.randint(1, 45), "INSERT INTO", "MERGE", "COMMIT"))}
-        return {"die_at": rng.randint(1, 45)} if luck < 0.38 else {}
+        if luck < 0.3:
+            return {"pause_at": rng.choice((rng.randint(1, 45), *PLACES))}
+        return {"die_at": rng.randint(1, 45)} if luck < 0.42 else {}
 
     if world.paused and rng.random() < 0.4:
         wake(world, rng, moment)
@@ -111,10 +137,24 @@ def step(world: World, rng: random.Random) -> None:
         world.wait(rng.choice((5, 40, LEASE_SECONDS + 5, 200)))
     elif luck < 0.88:
         world.restart()
-    elif luck < 0.94:
+    elif luck < 0.92:
         world.operator(rng.choice(TYPED))
+    elif luck < 0.96:
+        duel(world, rng)
     else:
         world.arm_aws(rng.randint(1, 12), rng.choice(("before", "after")))
+
+
+def duel(world: World, rng: random.Random) -> None:
+    """A worker stands still inside its load until another one has taken the file over, and then goes on."""
+    world.put(rng.choice((HARD, SOFT, LOG)), rows(rng, f"d{len(world.steps)}"))
+    event = world.messages.pop()
+    job = world.deliver([event], pause_at=rng.choice(PLACES))
+    if job in world.paused:
+        world.count["overtaken"] += 1
+        world.wait(LEASE_SECONDS + 5)
+        world.deliver([event])
+        world.resume(job)
 
 
 def wake(world: World, rng: random.Random, moment: Callable[[], dict[str, Any]]) -> None:
@@ -124,14 +164,16 @@ def wake(world: World, rng: random.Random, moment: Callable[[], dict[str, Any]])
     if what < 0.2:
         world.kill(job)
         return
-    if what < 0.7 and job.batch:
+    if what < 0.8 and job.batch:
         world.count["overtaken"] += 1
         world.wait(LEASE_SECONDS + 5)
         world.deliver(job.batch, **moment())
     world.resume(job, pause_in=rng.choice((0, 0, rng.randint(1, 20))))
 
 
-def history(lab: Lab, seed: int, rewrite: Rewrite = keep, length: int = 14) -> World:
+def history(
+    lab: Lab, seed: int, rewrite: Rewrite = keep, length: int = 14, make: Callable[..., World] = World
+) -> World:
     """Run one history; the world that it ended in, closed.
 
     Raises:
@@ -139,11 +181,13 @@ def history(lab: Lab, seed: int, rewrite: Rewrite = keep, length: int = 14) -> W
     """
     rng = random.Random(seed)
     random.seed(seed)
-    world = World(lab, rewrite=rewrite, **options(rng))
+    world = make(lab, rewrite=rewrite, **options(rng))
     try:
+        if rng.random() < 0.7:
+            begin(world, rng)
         for _ in range(rng.randint(length // 2, length + length // 2)):
             if rng.random() < 0.5:
-                world.arm(rng.randint(1, 25), rng.choice(FAULTS))
+                arm(world, rng)
             step(world, rng)
         world.finish()
     except Violation as broken:
@@ -183,5 +227,5 @@ def _lab() -> Lab:
 
 def run_slice(seed: int, knock_out: str | None, keep_going: bool, first: int, histories: int) -> Score:
     """A part of a campaign that is split over processes: `histories` from the seed `seed + first` on."""
-    rewrite = KNOCK_OUTS[knock_out] if knock_out else keep
-    return campaign(_lab(), histories, seed + first, rewrite, stop_after=histories if keep_going else 1)
+    with knocked_out(knock_out) if knock_out else contextlib.nullcontext(keep) as rewrite:
+        return campaign(_lab(), histories, seed + first, rewrite, stop_after=histories if keep_going else 1)

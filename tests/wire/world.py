@@ -106,7 +106,9 @@ _running = _Running()
 class Job:
     """One invocation of a handler, in a thread that runs only while the world waits for it."""
 
-    def __init__(self, name: str, action: Callable[[], Any], pause_at: int | str = 0, die_at: int = 0) -> None:
+    def __init__(
+        self, name: str, action: Callable[[], Any], pause_at: int | str | tuple[str, ...] = 0, die_at: int = 0
+    ) -> None:
         self.name = name
         self.action = action
         self.pause_at, self.die_at = pause_at, die_at
@@ -133,7 +135,7 @@ class Job:
     def point(self, sql: str = "") -> None:
         """A place at which the worker may pause or die; called by the worker, before a statement with its SQL."""
         self.points += 1
-        if self.points == self.pause_at or (isinstance(self.pause_at, str) and sql.startswith(self.pause_at)):
+        if self.points == self.pause_at or (not isinstance(self.pause_at, int) and sql.startswith(self.pause_at)):
             self.pause_at = 0
             self.state = "paused"
             self._worlds.release()
@@ -314,7 +316,7 @@ class World:
         self.paused: list[Job] = []
         self.steps: list[str] = []
         self.count: Counter[str] = Counter()
-        self.arms: list[tuple[int, Fault]] = []
+        self.arms: list[tuple[int | str | tuple[str, ...], Fault]] = []
         self.aws_arms: list[tuple[int, str]] = []
         self._typed = False
         self._stamp = 0
@@ -419,12 +421,16 @@ class World:
         batch = list(messages)
 
         def action() -> list[Message]:
-            answer = loader.handler({"Records": records}, Invocation(timeout))
+            answer = self.load({"Records": records}, Invocation(timeout))
             return [batch[int(item["itemIdentifier"])] for item in answer["batchItemFailures"]]
 
         job = Job(f"load {[json.loads(m.body)['detail']['object']['key'][-14:-8] for m in batch]}", action, **when)
         job.batch = batch
         return self._go(job)
+
+    def load(self, event: Mapping[str, Any], context: Invocation) -> Any:
+        """The handler under test."""
+        return loader.handler(event, context)
 
     def clean(self, task: str, *, timeout: float = LEASE_SECONDS, **when: Any) -> Job:
         """The cleanup function runs a task."""
@@ -443,9 +449,9 @@ class World:
         job.kill()
         self._ended(job, "kill ")
 
-    def arm(self, number: int, fault: Fault) -> None:
-        """The nth statement from now meets a fault."""
-        self.arms.append((len(self.proxy.calls) + number, fault))
+    def arm(self, place: int | str | tuple[str, ...], fault: Fault) -> None:
+        """The nth statement from now, or the next that begins so, meets a fault."""
+        self.arms.append((len(self.proxy.calls) + place if isinstance(place, int) else place, fault))
 
     def arm_aws(self, number: int, when: str) -> None:
         """The nth AWS call of workers from now fails, `before` or `after` AWS acted."""
@@ -478,7 +484,8 @@ class World:
 
     def _decide(self, call: Call) -> Fault | None:
         for number, (at, fault) in enumerate(self.arms):
-            if call.number >= at and _fits(fault, call) and not self._orphans(fault, call):
+            reached = call.number >= at if isinstance(at, int) else call.text.startswith(at)
+            if reached and _fits(fault, call) and not self._orphans(fault, call):
                 del self.arms[number]
                 self._log(f"  fault {fault.name} at {call.text[:60]}")
                 return fault
@@ -698,7 +705,8 @@ class _Now:
 _world = _Now()
 
 
-def _point(sql: str = "") -> None:
+def point(sql: str = "") -> None:
+    """A place at which the worker that runs may pause or die."""
     if _running.job is not None:
         _running.job.point(sql)
 
@@ -709,10 +717,10 @@ def _gated(real: Callable[..., Any]) -> Callable[..., Any]:
     def run(connection: Any, sql: str, *rest: Any) -> Any:
         if _running.job is None or _world.now is None:
             return real(connection, sql, *rest)
-        _point(sql)
+        point(sql)
         rewritten = _world.now.rewrite(sql)
         rows = [] if rewritten is None else real(connection, rewritten, *rest)
-        _point()
+        point()
         return rows
 
     return run
@@ -731,7 +739,7 @@ def _aws(when: str, first: bool) -> None:
     if _running.job is None or world is None:
         return
     if first:
-        _point()
+        point()
         world.count["aws calls"] += 1
     for number, (at, armed) in enumerate(world.aws_arms):
         if world.count["aws calls"] >= at and armed == when:

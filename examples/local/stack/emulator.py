@@ -1,4 +1,4 @@
-"""Start ministack, the local AWS emulator, with four of its gaps mended.
+"""Start ministack, the local AWS emulator, with five of its gaps mended.
 
 Run by path, so that nothing of this project is importable inside the emulated functions but what their package
 holds. Each patch names what it replaces; if ministack no longer has it, the emulator does not start.
@@ -7,6 +7,8 @@ holds. Each patch names what it replaces; if ministack no longer has it, the emu
 2. An event source mapping gets at most 10 messages, whatever its batch size.
 3. EventBridge delivers to queues and functions whose policies do not allow it, and knows no dead letter queue.
 4. Batch operations of SQS are checked as actions of their own; IAM has only sqs:SendMessage and its like.
+5. When one process of a function dies, all others of its version are ended, those that just start included: where
+   starting is slow, none ever comes up again.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ import html
 import json
 import logging
 import os
+import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
 from types import ModuleType
@@ -22,7 +25,7 @@ from typing import Any
 
 import ministack
 from ministack import app
-from ministack.core import iam_actions, iam_evaluator, responses
+from ministack.core import iam_actions, iam_evaluator, lambda_runtime, responses
 from ministack.services import cloudwatch, eventbridge, lambda_svc, sqs
 
 logger = logging.getLogger("stack.emulator")
@@ -149,11 +152,30 @@ def batch_actions(extract_action: Callable[..., Any]) -> Callable[..., Any]:
     return extract
 
 
+def only_the_dead(invalidate_worker: Callable[..., Any]) -> Callable[..., Any]:
+    """After an error of one process, drop those that are dead; otherwise (an update, a deletion) end all."""
+
+    def invalidate(func_name: str, qualifier: str | None = None, account: str = "", region: str = "") -> None:
+        if sys.exc_info()[0] is None:
+            invalidate_worker(func_name, qualifier, account or None, region or None)
+            return
+        pool = f"{account}:{region}:{func_name}:{qualifier}"
+        with lambda_runtime._lock:
+            workers = lambda_runtime._workers.get(pool, [])
+            dead = [w for w in workers if w._proc is not None and w._proc.poll() is not None]
+            lambda_runtime._workers[pool] = [w for w in workers if w not in dead]
+        lambda_runtime.kill_workers(dead)
+
+    return invalidate
+
+
 def main() -> None:
     patch(cloudwatch, "_describe_alarms", complete_alarms)
     patch(sqs, "_receive_messages_for_esm", whole_batches)
     patch(eventbridge, "_invoke_target", checked_targets)
     patch(iam_actions, "extract_iam_action", batch_actions)
+    patch(lambda_svc, "invalidate_worker", only_the_dead)
+    require(lambda_runtime, "kill_workers")
     require(lambda_svc, "_get_base_func_record_for_ref")
     require(sqs, "queue_policy_allows")
     os.environ["BIND_HOST"] = "127.0.0.1"  # its default is every interface
