@@ -178,8 +178,8 @@ def test_a_tombstone_stays_while_an_older_object_is_not_applied(pipeline: Pipeli
     assert pipeline.sql.value("SELECT COUNT(*) FROM cdc_tombstones") == before == 1
 
 
-def test_without_a_task_all_four_run(pipeline: Pipeline) -> None:
-    assert list(pipeline.clean()) == ["sweep", "reconcile", "audit", "purge"]
+def test_without_a_task_all_run(pipeline: Pipeline) -> None:
+    assert list(pipeline.clean()) == ["sweep", "reconcile", "audit", "purge", "reload"]
     with pytest.raises(PermanentError, match="unknown task 'x'"):
         pipeline.clean("x")
 
