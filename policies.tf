@@ -108,7 +108,7 @@ locals {
       local.policy.send,
     ],
     # Only where it carries out reloads does it read files.
-    local.reloads_by_itself ? concat([local.policy.read_source], local.policy_source_key) : [],
+    [for statement in concat([local.policy.read_source], local.policy_source_key) : statement if local.reloads_by_itself],
     local.policy_secret,
     local.policy_secret_key,
     local.policy_module_key,

@@ -71,6 +71,7 @@ run "complete_with_defaults" {
       deletes       = "hard"
       schema_drift  = "add"
       missing_table = "create"
+      reload        = "hold"
     }
     error_message = "A table with a key is merged into the table of its own name, ordered by file."
   }
@@ -81,7 +82,7 @@ run "complete_with_defaults" {
   }
 
   assert {
-    condition     = jsondecode(output.config_json).cleanup == { retention_days = 30, sweep_interval_seconds = 300, queue_limit = 1000, reconcile_grace_seconds = 900 }
+    condition     = jsondecode(output.config_json).cleanup == { retention_days = 30, sweep_interval_seconds = 300, queue_limit = 1000, reconcile_grace_seconds = 900, reload_quiet_seconds = 900 }
     error_message = "The sweep's interval is its schedule's rate; ledger rows are kept for 30 days."
   }
 
@@ -166,6 +167,7 @@ run "a_source_that_is_not_dms" {
       deletes       = "hard"
       schema_drift  = "add"
       missing_table = "create"
+      reload        = "hold"
     }
     error_message = "What a table says about its source is passed on, with its defaults."
   }

@@ -212,6 +212,36 @@ run "customer_keys" {
   }
 }
 
+run "reloads_by_itself" {
+  variables {
+    source_bucket = {
+      name         = "fair-source"
+      prefix       = "firebolt_dms_job/"
+      kms_key_arns = ["arn:aws:kms:eu-west-1:123456789012:key/source"]
+    }
+    tables = {
+      "fair/sessions" = { primary_key = ["sid"], reload = "auto" }
+      "fair/events"   = {}
+    }
+  }
+
+  assert {
+    condition = [
+      for statement in jsondecode(output.policies.cleanup).Statement : statement.Resource
+      if contains(["ReadSource", "DecryptSource"], statement.Sid)
+      ] == [
+      ["arn:aws:s3:::fair-source/firebolt_dms_job/*"],
+      ["arn:aws:kms:eu-west-1:123456789012:key/source"],
+    ]
+    error_message = "A cleanup function that carries out reloads reads the source, and nothing else in its bucket."
+  }
+
+  assert {
+    condition     = contains(keys(module.schedules.rule_names), "reload")
+    error_message = "Reloads have a schedule of their own."
+  }
+}
+
 run "function_role" {
   module {
     source = "./modules/function"

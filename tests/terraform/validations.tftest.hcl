@@ -406,3 +406,20 @@ run "one_location_of_two" {
     var.firebolt,
   ]
 }
+
+run "faults_18" {
+  command = plan
+
+  variables {
+    # unknown reload
+    tables = { "fair/sessions" = { primary_key = ["sid"], reload = "automatic" } }
+
+    # quiet time
+    cleanup = { reload_quiet_seconds = -1 }
+  }
+
+  expect_failures = [
+    var.tables,
+    var.cleanup,
+  ]
+}
