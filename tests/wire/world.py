@@ -620,21 +620,29 @@ class World:
                 return
             while self.messages:
                 batch, self.messages = self.messages[:10], self.messages[10:]
+                before = self.engine.engine.last_commit
                 self.deliver(batch)
+                if self.messages and self.engine.engine.last_commit == before:
+                    self._end_unknown_transaction()
                 if len(self.steps) > 2000:
                     raise Violation("messages circle")
         raise Violation(f"still moving after {rounds} rounds: {swept} {missing} {self.messages}")
 
     def _cleaned(self, task: str) -> dict[str, int]:
         job = self.clean(task)
-        if isinstance(job.error, ConflictError) and self.engine.options.single_writer:
-            # A worker that died between BEGIN and its first write has left no note of its transaction.
-            self.count["Core restarted to end an unknown transaction"] += 1
-            self.restart()
+        if isinstance(job.error, ConflictError) and self._end_unknown_transaction():
             job = self.clean(task)
         if job.error is not None:
             raise Violation(f"{task} fails without faults: {job.trace}")
         return dict(job.answer[task])
+
+    def _end_unknown_transaction(self) -> bool:
+        """Restart a Core whose writer died, or stands still, between BEGIN and the note of its transaction."""
+        if not self.engine.options.single_writer:
+            return False
+        self.count["Core restarted to end an unknown transaction"] += 1
+        self.restart()
+        return True
 
     def _final(self) -> None:
         self.check()
