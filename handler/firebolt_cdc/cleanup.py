@@ -5,7 +5,7 @@
 | `sweep`     | frees expired turns; mends, resets and sends again the ledger's unfinished rows                     |
 | `reconcile` | lists the source, compares with `cdc_applied`, announces what nobody announced                      |
 | `audit`     | counts doubled primary keys in the merge targets                                                    |
-| `purge`     | deletes old `completed` ledger rows and duplicate lines, and tombstones that nothing can need again |
+| `purge`     | deletes old `completed` ledger rows and duplicate lines, tombstones and shadows nothing needs again |
 | `reload`    | carries out reloads of tables with `reload = "auto"`, once no more of the new full load comes        |
 
 All but `reconcile` leave an engine that has stopped itself asleep: without loads there is nothing new for them.
@@ -35,7 +35,7 @@ from firebolt_cdc.files import Kind, SkippedError, identify
 from firebolt_cdc.ledger import with_conflict_retries
 from firebolt_cdc.protocol import SweepAction
 from firebolt_cdc.queues import Queues
-from firebolt_cdc.reload import NothingToReloadError, Reload
+from firebolt_cdc.reload import NothingToReloadError, Reload, drop_shadows
 from firebolt_cdc.sql import ident, idents, marks
 from firebolt_cdc.storage import Storage
 from firebolt_cdc.telemetry import MetricUnit, count, logger, metrics
@@ -357,7 +357,8 @@ class Cleanup:
         return {"tables": checked, "duplicate_rows": doubled, "duplicate_files": int(repeated)}
 
     def purge(self) -> dict[str, int]:
-        """Delete what is past the retention: completed ledger rows, duplicate lines; and settled tombstones."""
+        """Delete what is past the retention: completed ledger rows, duplicate lines; settled tombstones; and the shadow
+        tables that reloads left."""
         days, pipeline = self._config.cleanup.retention_days, self._config.source.pipeline
         old = "< DATE_ADD('day', ?, CURRENT_TIMESTAMP)"
         purged = {
@@ -379,6 +380,7 @@ class Cleanup:
                 f"target_table = ? AND file_modified_at < CAST(? AS TIMESTAMPTZ) AND file_modified_at {old}",
                 [target, instant(floor), -days],
             )
+        purged["shadows"] = drop_shadows(self._engine, pipeline)
         return purged
 
     def reload(self) -> dict[str, int]:

@@ -46,6 +46,8 @@ class Candidate:
 
     file: SourceFile
     s3_deliveries: int
+    written_again: bool = False
+    """S3 holds it, written since its table's generation began: that an earlier one had it says nothing."""
 
 
 @dataclass(frozen=True)
@@ -105,7 +107,8 @@ class Ledger:
             generations = {f.version: turns[f.turn].generation if f.turn in turns else 0 for f in files}
             applied_ids = {f.version: f.applied_id(generations[f.version]) for f in files}
             applied = read_applied(tx, list(applied_ids.values()))
-            earlier = read_earlier(tx, [file for file in files if generations[file.version] > 1], generations)
+            reloaded = [c.file for c in candidates if generations[c.file.version] > 1 and not c.written_again]
+            earlier = read_earlier(tx, reloaded, generations)
             rows = read_rows(tx, [file.version.file_id for file in files])
             reloads = read_reloads(tx, [file for file in files if file.kind is Kind.FULL], generations)
             claimed = [
@@ -114,7 +117,8 @@ class Ledger:
                     self._decide(
                         file,
                         turns,
-                        applied_ids[file.version] in applied or file.version in earlier,
+                        applied_ids[file.version] in applied,
+                        file.version in earlier,
                         rows,
                         file.version in reloads,
                     ),
@@ -129,12 +133,19 @@ class Ledger:
         return claimed
 
     def _decide(
-        self, file: SourceFile, turns: dict[str, Turn], applied: bool, rows: dict[str, LedgerRow], reloaded: bool
+        self,
+        file: SourceFile,
+        turns: dict[str, Turn],
+        applied: bool,
+        earlier: bool,
+        rows: dict[str, LedgerRow],
+        reloaded: bool,
     ) -> Decision:
         if file.turn != file.target and file.target in turns:
             return Decision(Verdict.WAIT, f"{file.target} has just got a turn of its own; the next version loads it")
         return protocol.decide_claim(
             applied=applied and self._config.deduplication_enabled,
+            earlier=earlier and self._config.deduplication_enabled,
             turn=turns.get(file.turn),
             row=rows.get(file.version.file_id),
             pipeline=self._config.source.pipeline,
@@ -458,7 +469,7 @@ def read_applied(tx: Transaction, applied_ids: Sequence[str]) -> set[str]:
 
 
 def read_earlier(tx: Transaction, files: Sequence[SourceFile], generations: dict[FileVersion, int]) -> set[FileVersion]:
-    """Which of these were applied in an earlier generation of their target, which a reload has superseded."""
+    """Which of these were applied in an earlier generation of their target."""
     if not files:
         return set()
     ids = [file.version.file_id for file in files]

@@ -133,6 +133,8 @@ class Worker:
         self._outcomes: dict[FileVersion, Outcome] = {}
         self._held: set[str] = set()
         """Turns that this worker holds, or may hold."""
+        self._written_again: dict[FileVersion, Candidate] = {}
+        """What an earlier generation had, and DMS has written again since: claimed once more."""
         self._first_changes: dict[str, list[datetime]] = {}
         """When the changes on the first page of a folder's listing were written."""
         self._untried = False
@@ -155,6 +157,8 @@ class Worker:
         try:
             for start in range(0, len(candidates), CLAIM_FILES):
                 self._load(candidates[start : start + CLAIM_FILES])
+            if self._written_again:
+                self._load(list(self._written_again.values()))
         except Exception:
             duplicates = sum(outcome.ending is Ending.DUPLICATE for outcome in self._outcomes.values())
             count("LoaderErrorsDueToDuplicates", duplicates)
@@ -223,7 +227,7 @@ class Worker:
         for c in claimed:
             version, reason = c.file.version, c.decision.reason
             if c.decision.verdict is Verdict.DUPLICATE:
-                self._end(version, Ending.DUPLICATE)
+                self._duplicate(c)
             elif c.decision.verdict is Verdict.WAIT:
                 self._end(version, Ending.WAITING, reason, FailureClass.CONFLICT)
             elif c.decision.verdict is Verdict.HOLD:
@@ -249,6 +253,21 @@ class Worker:
             work.parts = [([c], counted) for c in suspects]
             work.parts += [(chunk, counted) for chunk in reversed(chunks)]  # the oldest files first
         return list(tables.values())
+
+    def _duplicate(self, c: Claimed) -> None:
+        """End a duplicate, unless it is one of an earlier generation whose object belongs to this one."""
+        version = c.file.version
+        if c.decision.earlier and c.superseded_before is not None:
+            try:
+                if self._look_up(c.file).last_modified >= c.superseded_before:
+                    self._written_again[version] = Candidate(c.file, 0, written_again=True)
+                    return
+            except GoneError:
+                logger.info("superseded, and gone from S3", file_key=c.file.file_key)
+            except CdcError as error:
+                self._end(version, Ending.WAITING, str(error), error.failure_class)
+                return
+        self._end(version, Ending.DUPLICATE)
 
     def _load_table(self, work: Work) -> None:
         while work.parts:

@@ -107,6 +107,8 @@ class Decision:
     """The version is applied but its ledger row says otherwise."""
     give_up: bool = False
     """Its attempts are used up and its ledger row does not say so: it becomes `failed`."""
+    earlier: bool = False
+    """It is applied in an earlier generation only: a duplicate, unless its object was written again since."""
     unknown: bool = False
     """It has no ledger row and this claim writes none: its refusal is written down under the shared turn."""
 
@@ -119,22 +121,25 @@ def decide_claim(
     pipeline: str,
     order_format: str,
     max_attempts: int,
+    earlier: bool = False,
     reloaded: bool = False,
 ) -> Decision:
     """Decide about one file version from what one transaction has read.
 
     Args:
-        applied: the version stands in `cdc_applied` for this generation of its target, or for an earlier one, which
-            a reload has superseded (always False where deduplication is switched off).
+        applied: the version stands in `cdc_applied` for this generation of its target (always False where
+            deduplication is switched off).
         turn: the target's turn; None where `cdc_tables` has no row.
         row: the version's ledger row; None where it has none.
         pipeline: this pipeline's name, which must own the turn.
         order_format: the configured encoding of `_cdc_seq`, which must be the table's.
         max_attempts: how often a file may be tried alone.
+        earlier: it stands there for an earlier generation, which a reload has superseded (or False, likewise).
         reloaded: it is a full-load file whose key was applied with other content, in the table's generation.
     """
-    if applied:
-        return Decision(Verdict.DUPLICATE, mend=row is not None and row.status != Status.COMPLETED)
+    if applied or earlier:
+        mend = row is not None and row.status != Status.COMPLETED
+        return Decision(Verdict.DUPLICATE, mend=mend, earlier=not applied)
     if turn is None:
         return Decision(Verdict.WAIT, "the table has no row in cdc_tables: run the migrate function (terraform apply)")
     if turn.pipeline != pipeline:

@@ -1,7 +1,7 @@
 """Reload: a table begins a new generation, from a full load that DMS wrote anew and every change since.
 
     plan         which full-load files are new, which changes are as new as the oldest of them; writes nothing
-    take the turn, so that nobody loads the table meanwhile
+    take the turn, so that nobody loads the table meanwhile, and plan again
     fill         a shadow table, file by file, through the same transactions as any load; `cdc_applied` says
                  what the new generation holds, so that a reload that was interrupted goes on where it stopped
     swap         one transaction: the target's rows are replaced by the shadow's, the turn says the new generation
@@ -49,15 +49,15 @@ from firebolt_cdc.errors import (
     TurnLostError,
 )
 from firebolt_cdc.files import Kind, SourceFile
-from firebolt_cdc.ledger import Ledger, with_conflict_retries
+from firebolt_cdc.ledger import Ledger
 from firebolt_cdc.migrations import tables
 from firebolt_cdc.sql import ident, idents, marks
 from firebolt_cdc.stage import Prepared, TooLargeError, prepare, room_bytes
 from firebolt_cdc.storage import ObjectInfo, Storage
 from firebolt_cdc.telemetry import logger
 
-TURN_PAUSE_SECONDS = 3.0
-"""Between two looks at a turn that another worker holds."""
+PATIENCE_SECONDS = 6.0
+"""With less than this left, nothing is tried again."""
 OUTAGES = 5
 """How often one part is tried when engine or network fail; whoever runs the reload again goes on from there."""
 CHUNK = 200
@@ -94,7 +94,7 @@ class Plan:
     """Applied ids that the new generation holds already."""
     superseded: tuple[Item, ...]
     left_out: dict[str, str]
-    """Files that failed for good, with why: they are in neither generation."""
+    """Changes that failed for good, with why: they are in neither generation. No part of a full load is left out."""
 
     @property
     def items(self) -> tuple[Item, ...]:
@@ -165,29 +165,37 @@ class Reload:
 
         Args:
             name: source table or target.
-            everything: begin from all that lies in S3, not from the files of a new full load.
+            everything: begin from all that lies in S3 of the present generation, not from a new full load.
 
         Raises:
-            PermanentError: the table is unknown.
+            PermanentError: the table is unknown; or `everything` although there is a new full load.
             NothingToReloadError: there is no new full load.
         """
         source_table, table = find_table(self._config, name)
         current, since = self._current(table)
         listed = list(self._listed(source_table, table))
-        left_out = self._failed(table)
-        waiting = [item for item in listed if item.file.version.file_id not in left_out]
-        full = [item for item in waiting if item.file.kind is Kind.FULL]
+        failed = self._failed(table)
+        left_out = {
+            item.file.version: failed[item.file.version.file_id]
+            for item in listed
+            if item.file.kind is Kind.CHANGE and item.file.version.file_id in failed
+        }
+        mine = [item for item in listed if since is None or item.info.last_modified >= since]
+        starts = self._new_full_load(table, current, mine)
+        if everything and starts is not None:
+            raise PermanentError(
+                f"{table.target}: S3 holds a full load that is newer than the table's first change ({starts}): what is "
+                "older is part of it; reload without --everything"
+            )
         if everything:
-            starts = min((item.info.last_modified for item in waiting), default=None)
-        else:
-            full, starts = self._new_full_load(table, current, since, full, listed)
+            starts = min((item.info.last_modified for item in mine), default=None)
         if starts is None:
             raise NothingToReloadError(
                 f"{table.target}: S3 holds no full-load file that is newer than the table's first change or that was "
                 "applied with other content, so there is nothing to reload from; --everything begins again from all "
-                "files that lie there"
+                "files that lie there since the table's last reload"
             )
-        changes = [item for item in waiting if item.file.kind is Kind.CHANGE and item.info.last_modified >= starts]
+        items = [i for i in mine if i.info.last_modified >= starts and i.file.version not in left_out]
         generation, shadow, resumes = self._generation(table, current, starts)
         return Plan(
             source_table,
@@ -197,11 +205,11 @@ class Reload:
             starts,
             shadow,
             resumes,
-            tuple(full),
-            tuple(sorted(changes, key=lambda item: item.file.stamp)),
+            tuple(item for item in items if item.file.kind is Kind.FULL),
+            tuple(sorted((i for i in items if i.file.kind is Kind.CHANGE), key=lambda item: item.file.stamp)),
             frozenset(self._applied("target_table = ? AND generation = ?", [table.target, generation], "applied_id")),
             tuple(item for item in listed if item.info.last_modified < starts),
-            {item.file.file_key: left_out[i] for item in listed if (i := item.file.version.file_id) in left_out},
+            {item.file.file_key: left_out[v] for item in listed if (v := item.file.version) in left_out},
         )
 
     def run(self, plan: Plan, *, everything: bool = False, allow_gone: bool = False, progress: Progress) -> Result:
@@ -217,26 +225,31 @@ class Reload:
             PermanentError: a file cannot be applied, or changes are gone from S3; nothing was swapped.
             TurnLostError: the lease ran out and the turn went on; nothing was swapped.
         """
-        self._take_turn(plan)
         try:
+            self._take_turn(plan)
+            confirmed, plan = plan, self.plan(plan.source_table, everything=everything)
+            self._require_same(confirmed.starts == plan.starts, plan)
             self._begin(plan)
             while True:
                 self._fill(plan, progress)
-                latest = self.plan(plan.source_table, everything=everything)
-                if latest.generation != plan.generation:
-                    raise PermanentError(
-                        f"{plan.table.target}: the new full load began again while it was read ({latest.starts}); "
-                        "nothing was swapped, run the reload again"
-                    )
-                plan = latest
+                filled, plan = plan, self.plan(plan.source_table, everything=everything)
+                self._require_same((filled.starts, filled.generation) == (plan.starts, plan.generation), plan)
                 if not plan.rest:
                     break
             waiting = self._waiting(plan)
+            self._patiently(lambda: self._add_rows(plan))
             rows = self._swap(plan, allow_gone=allow_gone)
         finally:
             self._release(plan.table.target)
         self._tell(plan, waiting)
         return Result(plan.generation, len(plan.items), rows, len(plan.superseded))
+
+    def _require_same(self, same: bool, plan: Plan) -> None:
+        if not same:
+            raise PermanentError(
+                f"{plan.table.target}: the new full load began again meanwhile (now {plan.starts}), or its line in "
+                "cdc_reloads is gone; nothing was swapped, run the reload again"
+            )
 
     # ------------------------------------------------------------ what there is
 
@@ -250,31 +263,43 @@ class Reload:
         generation = int(rows[0][1])
         return generation, rows[0][2] if generation > 1 else None
 
-    def _new_full_load(
-        self, table: Table, current: int, since: datetime | None, full: Sequence[Item], listed: Sequence[Item]
-    ) -> tuple[list[Item], datetime | None]:
-        """The files of a full load that is not of the present generation, and when it began.
+    def _new_full_load(self, table: Table, current: int, mine: Sequence[Item]) -> datetime | None:
+        """When a full load began that is not of the present generation.
 
-        It is another one if a file's name was applied with other content, or if it came after the first change. Files
-        that are merely not loaded yet are none.
+        Its files were written after the first change, or over files that were applied (also with the same content).
+        What is merely not loaded yet is none; nor is what is loaded (the operator had it merged), unless the rest of
+        the same full load is there too: that is, with no change between.
         """
         rows = self._engine.query(
             "SELECT file_id, key_id, kind, file_modified_at FROM cdc_applied WHERE target_table = ? AND generation = ?",
             [table.target, current],
         )
-        applied = {str(row[0]) for row in rows}
-        keys = {str(row[1]) for row in rows if row[2] == Kind.FULL}
+        applied = {str(row[0]): row[3] for row in rows}
+        written: dict[str, list[tuple[str, datetime | None]]] = {}
+        for file_id, key_id, kind, modified in rows:
+            if kind == Kind.FULL:
+                written.setdefault(str(key_id), []).append((str(file_id), modified))
         changed = [row[3] for row in rows if row[2] == Kind.CHANGE and row[3] is not None]
-        changed += [item.info.last_modified for item in listed if item.file.kind is Kind.CHANGE]
-        first = min((moment for moment in changed if since is None or moment >= since), default=None)
-        new = [item for item in full if item.file.version.file_id not in applied]
-        other = [
-            item.info.last_modified
-            for item in new
-            if item.file.version.key_id in keys or (first is not None and item.info.last_modified > first)
-        ]
-        starts = min((moment for moment in other if since is None or moment >= since), default=None)
-        return [item for item in new if starts is not None and item.info.last_modified >= starts], starts
+        changed += [item.info.last_modified for item in mine if item.file.kind is Kind.CHANGE]
+        first = min(changed, default=None)
+
+        def is_loaded(item: Item) -> bool:
+            file_id = item.file.version.file_id
+            return file_id in applied and (applied[file_id] is None or applied[file_id] >= item.info.last_modified)
+
+        def is_other(item: Item) -> bool:
+            version, modified = item.file.version, item.info.last_modified
+            over = written.get(version.key_id, [])
+            return (first is not None and modified > first) or any(
+                file_id != version.file_id or (before is not None and before < modified) for file_id, before in over
+            )
+
+        other = [item for item in mine if item.file.kind is Kind.FULL and is_other(item)]
+        starts = min((item.info.last_modified for item in other if not is_loaded(item)), default=None)
+        if starts is None:
+            return None
+        last = max((moment for moment in changed if moment < starts), default=None)
+        return min(item.info.last_modified for item in other if last is None or item.info.last_modified > last)
 
     def _listed(self, source_table: str, table: Table) -> Iterator[Item]:
         for info in self._storage.listing(files.folder(self._config, source_table)):
@@ -311,22 +336,19 @@ class Reload:
                 )
                 if str(shadow) in present or not holds:
                     return int(generation), str(shadow), True
-        generation = 1 + max([current, *(int(row[0]) for row in rows)])
-        return generation, f"{table.target}__cdc_reload_{generation}", False
+        newest = self._engine.query("SELECT MAX(generation) FROM cdc_applied WHERE target_table = ?", [table.target])
+        generation = 1 + max([current, int(newest[0][0] or 0), *(int(row[0]) for row in rows)])
+        while (shadow := f"{table.target}__cdc_reload_{generation}") in present:
+            generation += 1
+        return generation, shadow, False
 
     # ------------------------------------------------------------ under the turn
 
     def _take_turn(self, plan: Plan) -> None:
         """Wait for the table's turn and take it for as long as this reload may last."""
-        while True:
-            left = self._deadline.remaining_seconds()
-            try:
-                self._ledger.take_turn(plan.table.target, plan.current, left)
-                return
-            except ConflictError:
-                if left < 2 * TURN_PAUSE_SECONDS:
-                    raise
-                time.sleep(random.uniform(0.1, TURN_PAUSE_SECONDS))
+        self._patiently(
+            lambda: self._ledger.take_turn(plan.table.target, plan.current, self._deadline.remaining_seconds())
+        )
 
     def _release(self, turn: str) -> None:
         try:
@@ -348,7 +370,9 @@ class Reload:
                     "WHERE turn = ? AND status = 'building' AND generation <> ?",
                     [target, plan.generation],
                 )
-                if not plan.resumes:
+                if not tx.execute(
+                    "SELECT 1 FROM cdc_reloads WHERE turn = ? AND generation = ?", [target, plan.generation]
+                ):
                     tx.execute(
                         "INSERT INTO cdc_reloads (turn, pipeline, generation, starts, settings, shadow, status, "
                         "began_at) VALUES (?, ?, ?, CAST(? AS TIMESTAMPTZ), ?, ?, 'building', CURRENT_TIMESTAMP)",
@@ -364,17 +388,10 @@ class Reload:
                 tx.commit()
 
         self._patiently(note)
-        self._drop_shadows(target, "abandoned")
+        drop_shadows(self._engine, self._config.source.pipeline)
         columns = target_columns(self._engine, target)
         if columns:
             self._engine.query(create_table(plan.shadow, columns, plan.table.primary_key))
-
-    def _drop_shadows(self, target: str, status: str) -> None:
-        present = tables(self._engine)
-        rows = self._engine.query("SELECT shadow FROM cdc_reloads WHERE turn = ? AND status = ?", [target, status])
-        for (shadow,) in rows:
-            if str(shadow) in present:
-                self._engine.query(f"DROP TABLE IF EXISTS {ident(str(shadow))}")
 
     def _fill(self, plan: Plan, progress: Progress) -> None:
         place = Place(plan.table.target, plan.table, plan.generation, plan.shadow, plan.current)
@@ -429,7 +446,7 @@ class Reload:
                 raise
             except (ConflictError, TransientError) as error:
                 outages += isinstance(error, TransientError)
-                if outages > OUTAGES or self._deadline.remaining_seconds() < 2 * TURN_PAUSE_SECONDS:
+                if outages > OUTAGES or self._deadline.remaining_seconds() < PATIENCE_SECONDS:
                     raise
                 time.sleep(random.uniform(0.05, 1.0))
 
@@ -477,17 +494,9 @@ class Reload:
             turn = ledger.read_turns(tx, {table.target}, first=True).get(table.target)
             protocol.require_turn(turn, self._ledger.claim_id, plan.current)
             tx.execute(
-                "UPDATE cdc_tables SET version = version + 1, load_id = ?, generation = ?, order_format = ?, "
-                "generation_started_at = CAST(? AS TIMESTAMPTZ), holder = NULL, lease_until = NULL, "
-                "updated_at = CURRENT_TIMESTAMP WHERE turn = ? AND holder = ?",
-                [
-                    load_id,
-                    plan.generation,
-                    table.order_format,
-                    instant(plan.starts),
-                    table.target,
-                    self._ledger.claim_id,
-                ],
+                "UPDATE cdc_tables SET version = version + 1, load_id = ?, updated_at = CURRENT_TIMESTAMP "
+                "WHERE turn = ? AND holder = ?",
+                [load_id, table.target, self._ledger.claim_id],
             )
             held = tx.execute(guard, [table.target, load_id])
             if len(held) != 1:
@@ -510,6 +519,11 @@ class Reload:
                 "UPDATE cdc_reloads SET status = 'done', ended_at = CURRENT_TIMESTAMP "
                 f"WHERE turn = ? AND generation = ? AND EXISTS ({guard})",
                 [table.target, plan.generation, table.target, load_id],
+            )
+            tx.execute(
+                "UPDATE cdc_tables SET generation = ?, generation_started_at = CAST(? AS TIMESTAMPTZ), "
+                "order_format = ?, holder = NULL, lease_until = NULL WHERE turn = ? AND load_id = ?",
+                [plan.generation, instant(plan.starts), table.order_format, table.target, load_id],
             )
             tx.commit()
 
@@ -539,17 +553,16 @@ class Reload:
     # ------------------------------------------------------------ afterwards
 
     def _tell(self, plan: Plan, waiting: Sequence[str]) -> None:
-        """Bring the ledger up to date and drop the shadow. What fails here is no loss: the sweep and the next reload
-        do it again."""
+        """Bring the ledger up to date and drop the shadow. What fails here is no loss: the sweep and the purge do it
+        again."""
         try:
-            with_conflict_retries(self._deadline, lambda: self._complete(plan))
-            with_conflict_retries(self._deadline, lambda: self._add_rows(plan))
+            self._patiently(lambda: self._complete(plan))
             older = [item.file.version.file_id for item in plan.superseded]
             why = f"superseded by the reload that began with {plan.starts}"
             for ids in (older[i : i + CHUNK] for i in range(0, len(older), CHUNK)):
                 self._skip(ids, why)
             self._skip(list(waiting), f"overwritten before the reload that began with {plan.starts}")
-            self._drop_shadows(plan.table.target, "done")
+            drop_shadows(self._engine, self._config.source.pipeline)
         except CdcError as error:
             logger.warning("the table is reloaded, but the ledger could not be told", error=str(error))
 
@@ -563,19 +576,22 @@ class Reload:
         )
 
     def _add_rows(self, plan: Plan) -> None:
-        """Ledger rows of files that nobody had claimed; under the turn, so that no claim adds the same."""
+        """Ledger rows of files that nobody had claimed; under the turn, so that no claim adds the same.
+
+        They are `pending` until the swap: without it they are still to be loaded, and after it the sweep, too, finds
+        that they are applied.
+        """
         source, target = self._config.source, plan.table.target
         with self._engine.transaction() as tx:
-            ledger.read_turns(tx, {target}, first=True)
+            turn = ledger.read_turns(tx, {target}, first=True).get(target)
+            protocol.require_turn(turn, self._ledger.claim_id, plan.current)
             tx.execute("UPDATE cdc_tables SET version = version + 1 WHERE turn = ?", [target])
             tx.execute(
                 "INSERT INTO cdc_processed_files (file_key, status, processed_at, attempt_count, file_id, pipeline, "
                 "turn, bucket, object_key, etag, source_table, target_table, kind, recorded_status, alone_count, "
-                f"first_seen_at, {', '.join(ledger.APPLIED_COLUMNS)}) "
-                "SELECT a.file_key, 'completed', a.applied_at, 1, a.file_id, a.pipeline, a.target_table, ?, "
-                "? || a.file_key, a.etag, ?, a.target_table, a.kind, 'completed', 0, a.applied_at, "
-                f"{', '.join(f'a.{c}' for c in ledger.APPLIED_COLUMNS)} FROM cdc_applied AS a "
-                "LEFT JOIN cdc_processed_files AS f ON f.file_id = a.file_id "
+                "first_seen_at) SELECT a.file_key, 'pending', CURRENT_TIMESTAMP, 1, a.file_id, a.pipeline, "
+                "a.target_table, ?, ? || a.file_key, a.etag, ?, a.target_table, a.kind, 'pending', 0, "
+                "CURRENT_TIMESTAMP FROM cdc_applied AS a LEFT JOIN cdc_processed_files AS f ON f.file_id = a.file_id "
                 "WHERE a.target_table = ? AND a.generation = ? AND f.file_id IS NULL",
                 [source.bucket, source.prefix, plan.source_table, target, plan.generation],
             )
@@ -588,7 +604,17 @@ class Reload:
                 "error_message = ?, claim_id = NULL, processed_at = CURRENT_TIMESTAMP "
                 f"WHERE status <> 'completed' AND file_id IN ({marks(ids)})"
             )
-            with_conflict_retries(self._deadline, lambda: self._engine.query(sql, [why, *ids]))
+            self._patiently(lambda: self._engine.query(sql, [why, *ids]))
+
+
+def drop_shadows(engine: Engine, pipeline: str) -> int:
+    """Drop the shadow tables of a pipeline's reloads that ended or were given up; returns how many."""
+    present = tables(engine)
+    rows = engine.query("SELECT shadow FROM cdc_reloads WHERE pipeline = ? AND status <> 'building'", [pipeline])
+    shadows = {str(row[0]) for row in rows} & set(present)
+    for shadow in sorted(shadows):
+        engine.query(f"DROP TABLE IF EXISTS {ident(shadow)}")
+    return len(shadows)
 
 
 def parts(items: Sequence[Item]) -> Iterator[list[Item]]:

@@ -120,7 +120,8 @@ class Storage:
                 for thing in page.get("Contents", []):
                     if thing["Key"].endswith(source.suffix):
                         version = FileVersion(source.bucket, thing["Key"], plain_etag(thing["ETag"]))
-                        yield ObjectInfo(version, int(thing["Size"]), thing["LastModified"])
+                        modified = thing["LastModified"].replace(microsecond=0)  # as a look-up says it
+                        yield ObjectInfo(version, int(thing["Size"]), modified)
         except AWS_ERRORS as error:
             raise aws_error(error, f"listing s3://{source.bucket}/{prefix}") from error
 

@@ -32,6 +32,10 @@ TYPED = (
     "UPDATE cdc_processed_files SET status = 'failed', error_message = 'Timeout or crash' WHERE status = 'processing'",
     "UPDATE cdc_processed_files SET status = 'pending' WHERE status = 'completed'",
     "DELETE FROM cdc_processed_files",
+    "UPDATE cdc_processed_files SET status = 'pending', recorded_status = 'failed', error_message = NULL, "
+    "error_class = NULL WHERE error_class = 'held'",
+    "UPDATE cdc_tables SET lease_until = CURRENT_TIMESTAMP WHERE holder IS NOT NULL",
+    "DELETE FROM cdc_reloads",
 )
 SLICE = 5
 """Histories that a process runs at one go; after a violation the others end theirs."""
@@ -101,11 +105,11 @@ def arm(world: World, rng: random.Random) -> None:
 def step(world: World, rng: random.Random) -> None:
     """One random step."""
 
-    def moment() -> dict[str, Any]:
+    def moment(places: int = 45) -> dict[str, Any]:
         luck = rng.random()
         if luck < 0.3:
-            return {"pause_at": rng.choice((rng.randint(1, 45), *PLACES))}
-        return {"die_at": rng.randint(1, 45)} if luck < 0.42 else {}
+            return {"pause_at": rng.choice((rng.randint(1, places), *PLACES))}
+        return {"die_at": rng.randint(1, places)} if luck < 0.42 else {}
 
     if world.paused and rng.random() < 0.4:
         wake(world, rng, moment)
@@ -123,17 +127,24 @@ def step(world: World, rng: random.Random) -> None:
             world.put(version.target, rows(rng, f"o{len(world.steps)}", version.full), key=version.key)
     elif luck < 0.31 and world.current:
         world.delete(rng.choice(sorted(world.current)))
-    elif luck < 0.68 and world.events:
+    elif luck < 0.35:
+        load(world, rng)
+    elif luck < 0.42:
+        timeout, allow_gone = rng.choice((LEASE_SECONDS, 5 * LEASE_SECONDS)), rng.random() < 0.5
+        everything = rng.random() < 0.1
+        target = rng.choice((HARD, HARD, SOFT, LOG))
+        world.reload(target, everything=everything, allow_gone=allow_gone, timeout=timeout, **moment(120))
+    elif luck < 0.70 and world.events:
         batch = [
             world.messages.pop(rng.randrange(len(world.messages))) for _ in range(rng.randint(1, 4)) if world.messages
         ]
         batch += [rng.choice(world.events) for _ in range(2) if not batch or rng.random() < 0.15]
         world.deliver(batch, timeout=rng.choice((LEASE_SECONDS, LEASE_SECONDS, 25)), **moment())
-    elif luck < 0.76:
+    elif luck < 0.77:
         world.clean("sweep", **moment())
-    elif luck < 0.79:
-        world.clean(rng.choice(("reconcile", "purge", "audit")), **moment())
-    elif luck < 0.85:
+    elif luck < 0.81:
+        world.clean(rng.choice(("reconcile", "purge", "audit", "reload")), **moment(120))
+    elif luck < 0.86:
         world.wait(rng.choice((5, 40, LEASE_SECONDS + 5, 200)))
     elif luck < 0.88:
         world.restart()
@@ -155,6 +166,16 @@ def duel(world: World, rng: random.Random) -> None:
         world.wait(LEASE_SECONDS + 5)
         world.deliver([event])
         world.resume(job)
+
+
+def load(world: World, rng: random.Random) -> None:
+    """DMS loads a table (anew): a few files, some with what they held before; some events of theirs get lost."""
+    target = rng.choice((HARD, HARD, SOFT, LOG))
+    old = [list(v.rows) for v in world.current.values() if v.target == target and v.full]
+    files = [rows(rng, f"l{len(world.steps)}.{number}", True) for number in range(rng.randint(1, 3))]
+    if old and rng.random() < 0.3:
+        files[0] = sorted(old)[0]
+    world.put_load(target, files, again=rng.random() < 0.7)
 
 
 def wake(world: World, rng: random.Random, moment: Callable[[], dict[str, Any]]) -> None:

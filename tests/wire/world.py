@@ -20,7 +20,7 @@ import tempfile
 import threading
 import traceback
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -43,7 +43,9 @@ from moto.sqs.models import sqs_backends
 from faults import Call, Fault, FaultProxy
 from firebolt_cdc import cleanup, core, deadline, ledger, loader, migrate, migrations, queues
 from firebolt_cdc import engine as engine_module
+from firebolt_cdc import reload as reload_module
 from firebolt_cdc.errors import CdcError, ConflictError
+from firebolt_cdc.reload import Reload
 from standin import StandIn
 from standin.catalog import Table
 from standin.engine import LIVE, run
@@ -54,14 +56,16 @@ SOURCE, MODULE, PREFIX = "wire-source", "wire-module", "dms/"
 BIRTH = datetime(2026, 1, 1, tzinfo=UTC)
 HARD, SOFT, LOG = "hard", "soft", "log"
 TABLES = {
-    "t/hard": {"target": HARD, "mode": "merge", "primary_key": ["id"]},
+    "t/hard": {"target": HARD, "mode": "merge", "primary_key": ["id"], "reload": "auto"},
     "t/soft": {"target": SOFT, "mode": "merge", "primary_key": ["id"], "deletes": "soft"},
-    "t/log": {"target": LOG, "mode": "append"},
+    "t/log": {"target": LOG, "mode": "append", "reload": "auto"},
 }
 LEDGER = "cdc_processed_files"
 LEASE_SECONDS = 60
 ROWS = pa.schema([("Op", pa.string()), ("id", pa.int64()), ("v", pa.string())])
 Change = tuple[str, int, str | None]
+Name = tuple[str, str]
+"""Key and etag of a version."""
 
 
 class Violation(AssertionError):
@@ -174,9 +178,24 @@ class Version:
     rows: tuple[Change, ...]
     good: bool = True
 
-    def order(self, position: int) -> tuple[object, ...]:
-        """The place of one of its rows in the source's commit order."""
-        return (0, "", self.modified, 0) if self.full else (1, self.stamp, self.modified, position)
+    @property
+    def name(self) -> Name:
+        """What tells it from other versions; the same content written again under its key has the same."""
+        return self.key, self.etag
+
+    def order(self, modified: datetime, position: int) -> tuple[object, ...]:
+        """The place of one of its rows in the source's commit order, where it was written at `modified`."""
+        return (0, "", modified, 0) if self.full else (1, self.stamp, modified, position)
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line of `cdc_applied`."""
+
+    target: str
+    generation: int
+    name: Name
+    modified: datetime
 
 
 @dataclass
@@ -242,7 +261,7 @@ class Lab:
             "queue": {"url": self.queue, "arn": "q", "dlq_url": self.dlq, "dlq_arn": "d"},
             "staging": {"bucket": MODULE},
             "tables": TABLES,
-            "cleanup": {"reconcile_grace_seconds": 0, "sweep_interval_seconds": 30},
+            "cleanup": {"reconcile_grace_seconds": 0, "sweep_interval_seconds": 30, "reload_quiet_seconds": 0},
         }
         self.s3.put_object(Bucket=MODULE, Key="config.json", Body=json.dumps(config).encode())
         loader._config.cache_clear()
@@ -267,6 +286,10 @@ class Lab:
         ]
         queue._messages.clear()
         return found
+
+
+def _moment(microseconds: int) -> datetime:
+    return datetime.fromtimestamp(microseconds / 1e6, UTC)
 
 
 @contextmanager
@@ -309,6 +332,8 @@ class World:
         self.clock = Clock()
         self.versions: dict[tuple[str, str], Version] = {}
         self.current: dict[str, Version] = {}
+        self.loads: list[tuple[str, frozenset[tuple[Name, datetime]]]] = []
+        """Full loads of more than one file: the target, and its files with when they were written."""
         self.messages: list[Message] = []
         self.events: list[Message] = []
         """Every event that S3 ever sent, for duplicates."""
@@ -346,7 +371,7 @@ class World:
         if not notes:  # of a Core's writers; managed Firebolt has none
             plain = classmethod(lambda cls, settings, left: cls(settings.firebolt, left))
             enter(mock.patch.object(engine_module.Engine, "of", plain))
-        for module in (ledger, loader):
+        for module in (ledger, loader, reload_module):
             enter(mock.patch.object(module, "time", SimpleNamespace(sleep=clock.sleep)))
         enter(mock.patch.object(core, "time", SimpleNamespace(time=lambda: BIRTH.timestamp() + clock.seconds)))
 
@@ -373,6 +398,13 @@ class World:
         pq.write_table(pa.table([pa.array(c, t.type) for c, t in zip(columns, ROWS, strict=True)], schema=ROWS), buffer)
         return self._put(key, buffer.getvalue(), target, full, tuple(rows), good=True, announced=announced)
 
+    def put_load(self, target: str, files: Sequence[Sequence[Change]], *, again: bool) -> list[str]:
+        """DMS loads a table anew: the files of one full load, nothing between them; `again` under the old names."""
+        old = sorted(v.key for v in self.current.values() if v.target == target and v.full) if again else []
+        keys = [self.put(target, rows, full=True, key=old.pop(0) if old else "") for rows in files]
+        self.loads.append((target, frozenset((self.current[key].name, self.current[key].modified) for key in keys)))
+        return keys
+
     def put_poison(self, target: str) -> str:
         """A file that is no Parquet file."""
         self.clock.sleep(1)
@@ -385,9 +417,10 @@ class World:
     ) -> str:
         etag = self.lab.s3.put_object(Bucket=SOURCE, Key=key, Body=body)["ETag"].strip('"')
         keys = s3_backends[ACCOUNT]["aws"].buckets[SOURCE].keys
-        keys[key].last_modified = self.clock.now().replace(tzinfo=None)
+        modified = self.clock.now().replace(microsecond=0)  # S3 keeps whole seconds
+        keys[key].last_modified = modified.replace(tzinfo=None)
         stamp = key.rsplit("/", 1)[1]
-        version = Version(key, etag, target, full, stamp, self.clock.now(), rows, good)
+        version = Version(key, etag, target, full, stamp, modified, rows, good)
         self.versions[key, etag] = version
         self.current[key] = version
         detail = {"bucket": {"name": SOURCE}, "object": {"key": key, "etag": etag, "size": len(body)}}
@@ -435,6 +468,29 @@ class World:
     def clean(self, task: str, *, timeout: float = LEASE_SECONDS, **when: Any) -> Job:
         """The cleanup function runs a task."""
         return self._go(Job(task, lambda: cleanup.handler({"task": task}, Invocation(timeout)), **when))
+
+    def reload(
+        self,
+        target: str,
+        *,
+        everything: bool = False,
+        allow_gone: bool = False,
+        timeout: float = LEASE_SECONDS,
+        **when: Any,
+    ) -> Job:
+        """The operator has a table reloaded."""
+
+        def action() -> reload_module.Result:
+            config, limit = loader._config(), deadline.Deadline(timeout)
+            engine = engine_module.Engine.of(config, limit)
+            try:
+                work = Reload.of(config, engine, limit, Invocation(timeout))
+                plan = work.plan(target, everything=everything)
+                return work.run(plan, everything=everything, allow_gone=allow_gone, progress=lambda *_: None)
+            finally:
+                engine.close()
+
+        return self._go(Job(f"reload {target}", action, **when))
 
     def resume(self, job: Job, pause_in: int = 0, die_in: int = 0) -> Job:
         """A paused worker goes on."""
@@ -530,21 +586,38 @@ class World:
     def _ask(self, text: str) -> Reply:
         return self.engine.answer("POST", "/?database=firebolt&output_format=JSON_Compact", {}, text.encode())
 
-    def applied(self) -> dict[tuple[str, str], int]:
-        """How often each version stands in `cdc_applied`."""
-        found: Counter[tuple[str, str]] = Counter()
-        for key, etag in self.stored("cdc_applied", "file_key", "etag"):
-            found[PREFIX + key, etag] += 1
-        return found
+    def lines(self) -> Counter[Line]:
+        """What stands in `cdc_applied`."""
+        columns = ("target_table", "generation", "file_key", "etag", "file_modified_at")
+        return Counter(
+            Line(target, int(generation), (PREFIX + key, etag), _moment(modified))
+            for target, generation, key, etag, modified in self.stored("cdc_applied", *columns)
+        )
 
-    def expected(self, target: str, applied: Mapping[tuple[str, str], int]) -> Counter[tuple[Any, ...]]:
+    def generations(self) -> dict[str, tuple[int, datetime | None]]:
+        """Each target's generation in force, and when it began (None for the first)."""
+        return {
+            turn: (int(generation), _moment(started) if generation > 1 else None)
+            for turn, generation, started in self.stored("cdc_tables", "turn", "generation", "generation_started_at")
+        }
+
+    def in_force(self) -> list[Line]:
+        """The lines of `cdc_applied` of the generations in force."""
+        generations = self.generations()
+        return [line for line in self.lines().elements() if line.generation == generations[line.target][0]]
+
+    def applied(self) -> Counter[Name]:
+        """How often each version stands in `cdc_applied` for its target's generation in force."""
+        return Counter(line.name for line in self.in_force())
+
+    def expected(self, target: str, lines: Sequence[Line]) -> Counter[tuple[Any, ...]]:
         """The target's rows if these versions were applied, once each, in commit order."""
         changes = sorted(
             (
-                (v.order(position), v, row)
-                for v in (self.versions[name] for name in applied)
-                if v.target == target
-                for position, row in enumerate(v.rows)
+                (self.versions[line.name].order(line.modified, position), self.versions[line.name], row)
+                for line in lines
+                if line.target == target
+                for position, row in enumerate(self.versions[line.name].rows)
             ),
             key=lambda change: change[0],
         )
@@ -564,11 +637,11 @@ class World:
         return Counter(self.stored(target, *columns[target]))
 
     def stored(self, table: str, *columns: str) -> list[tuple[Any, ...]]:
-        """What is committed, read past the stand-in's SQL; nothing where the table does not exist."""
+        """What is committed, read past the stand-in's SQL, moments as microseconds; nothing without the table."""
         found = self.engine.engine.relations.get(table)
         if not isinstance(found, Table):
             return []
-        names = {c.name: c.stored for c in found.columns}
+        names = {c.name: f"epoch_us({c.stored})" if c.type.name == "timestamptz" else c.stored for c in found.columns}
         wanted = ", ".join(names[c] for c in columns)
         return run(self._reader, f"SELECT {wanted} FROM main.t{found.id} WHERE e = {LIVE}")
 
@@ -579,13 +652,18 @@ class World:
         if self.engine.engine.last_commit == self._seen:
             return
         self._seen = self.engine.engine.last_commit
-        applied = self.applied()
-        if twice := {name for name, n in applied.items() if n > 1}:
+        generations, lines = self.generations(), self.lines()
+        count = Counter((line.target, line.generation, line.name) for line in lines.elements())
+        if twice := {name for name, n in count.items() if n > 1}:
             raise Violation(f"twice in cdc_applied: {twice}")
+        now = [line for line in lines if line.generation == generations[line.target][0]]
         for target in (HARD, SOFT, LOG):
-            want, have = self.expected(target, applied), self.found(target)
+            want, have = self.expected(target, now), self.found(target)
             if want != have:
                 raise Violation(f"{target}: missing {want - have}, too much {have - want}")
+        for target, files in self.loads:
+            self._whole(target, files, {(line.name, line.modified) for line in now}, generations[target][1])
+        applied = {line.name for line in lines if line.generation <= generations[line.target][0]}
         rows = self.stored(LEDGER, "file_key", "etag", "status", "recorded_status")
         names = Counter((PREFIX + r[0], r[1]) for r in rows)
         if doubled := {name for name, n in names.items() if n > 1}:
@@ -593,6 +671,20 @@ class World:
         for key, etag, status, recorded in rows:
             if "completed" in (status, recorded) and (PREFIX + key, etag) not in applied:
                 raise Violation(f"{key} is completed and not applied")
+
+    def _whole(
+        self,
+        target: str,
+        files: frozenset[tuple[Name, datetime]],
+        applied: set[tuple[Name, datetime]],
+        started: datetime | None,
+    ) -> None:
+        """A generation that begins with a full load leaves no file of it behind."""
+        if started is None or not files & applied:
+            return
+        there = {(version.name, version.modified) for version in self.current.values()}
+        if cut := [name for name, modified in files & there if modified < started]:
+            raise Violation(f"{target}: the generation that began with {started} cut off {cut} of its full load")
 
     def finish(self) -> None:
         """No more faults; everything must end up right."""
@@ -653,33 +745,66 @@ class World:
 
     def _final(self) -> None:
         self.check()
-        applied = self.applied()
-        ledger_rows = {
-            (PREFIX + r[0], r[1]): (r[2], r[3], r[4])
-            for r in self.stored(LEDGER, "file_key", "etag", "status", "error_class", "error_message")
-        }
-        for version in self.current.values():
-            name = (version.key, version.etag)
-            status, failure, message = ledger_rows.get(name, ("no row", None, None))
-            if not version.good:
-                if (status, failure) != ("failed", "permanent"):
-                    raise Violation(f"poison {version.key} is {status} {failure}")
-            elif name not in applied:
-                if (status, failure) not in (("failed", "transient"), ("pending", "held")) or not message:
-                    raise Violation(f"lost: {version.key} is {status} {failure} {message}")
-                self.count["held" if failure == "held" else "attempts used up"] += 1
-            elif status != "completed" and not (status == "no row" and self._typed):
-                raise Violation(f"{version.key} is applied and {status} {failure}")
-        for (key, etag), (status, failure, message) in ledger_rows.items():
-            unfinished = status == "processing" or (status == "pending" and failure != "held")
-            if unfinished or (status != "completed" and not (failure and message)):
-                raise Violation(f"{key} {etag[:6]} ends as {status} {failure} {message}")
+        self._ledger_is_right()
         if held := [r for r in self.stored("cdc_tables", "turn", "holder") if r[1] is not None]:
             raise Violation(f"turns held: {held}")
         if self._cleaned("audit")["duplicate_rows"]:
             raise Violation("doubled keys")
         if self.count["attempts used up"]:
             self._retry_exhausted()
+        self._reload_held()
+
+    def _ledger_is_right(self) -> None:
+        applied, generations = self.applied(), self.generations()
+        ledger_rows = {
+            (PREFIX + r[0], r[1]): (r[2], r[3], r[4])
+            for r in self.stored(LEDGER, "file_key", "etag", "status", "error_class", "error_message")
+        }
+        for version in self.current.values():
+            status, failure, message = ledger_rows.get(version.name, ("no row", None, None))
+            started = generations[version.target][1]
+            if version.name in applied:
+                if status != "completed" and not (status == "no row" and self._typed):
+                    raise Violation(f"{version.key} is applied and {status} {failure}")
+            elif started is not None and version.modified < started:
+                self.count["superseded"] += 1
+            elif not version.good:
+                if (status, failure) != ("failed", "permanent"):
+                    raise Violation(f"poison {version.key} is {status} {failure}")
+            else:
+                if (status, failure) not in (("failed", "transient"), ("pending", "held")) or not message:
+                    raise Violation(f"lost: {version.key} is {status} {failure} {message}")
+                self.count["held" if failure == "held" else "attempts used up"] += 1
+        for (key, etag), (status, failure, message) in ledger_rows.items():
+            unfinished = status == "processing" or (status == "pending" and failure != "held")
+            told = message and (failure or status == "skipped")
+            if unfinished or (status != "completed" and not told):
+                raise Violation(f"{key} {etag[:6]} ends as {status} {failure} {message}")
+
+    def _reload_held(self) -> None:
+        """The way out that the runbook names for full loads that are held: afterwards none of them waits."""
+        for target in (HARD, SOFT, LOG):
+            if not self._held(target):
+                continue
+            job = self.reload(target, allow_gone=True, timeout=10 * LEASE_SECONDS)
+            if job.error is not None:
+                raise Violation(f"the reload of {target} fails without faults: {job.trace}")
+            self.count["reloads at the end"] += 1
+            self.settle()
+            if held := self._held(target):
+                raise Violation(f"{target} was reloaded and {held} still waits")
+        self._ledger_is_right()
+        self._cleaned("purge")
+        shadows = {r[0] for r in self.stored("cdc_reloads", "shadow", "status") if r[1] == "building"}
+        tables = {name for name in self.engine.engine.relations if "__cdc_reload_" in name}
+        if tables - shadows:
+            raise Violation(f"shadows stay: {tables - shadows}")
+
+    def _held(self, target: str) -> list[str]:
+        """Full-load files of a table that are held, as they lie in S3."""
+        there = {version.name for version in self.current.values() if version.full and version.target == target}
+        rows = self.stored(LEDGER, "file_key", "etag", "error_class")
+        return [r[0] for r in rows if r[2] == "held" and (PREFIX + r[0], r[1]) in there]
 
     def _retry_exhausted(self) -> None:
         """The way out that the runbook names for files whose attempts are used up."""

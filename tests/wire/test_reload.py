@@ -1,0 +1,166 @@
+"""Reloads in virtual time: what a reload must not lose, whatever lies in S3 and wherever it stops."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from faults import Fault
+from wire.world import HARD, LEASE_SECONDS, LOG, Change, Job, Lab, World
+
+
+@pytest.fixture(scope="module")
+def lab() -> Iterator[Lab]:
+    with Lab() as made:
+        yield made
+
+
+@pytest.fixture
+def world(lab: Lab) -> Iterator[World]:
+    made = World(lab)
+    yield made
+    made.close()
+
+
+def rows(*keys: int, mark: str) -> list[Change]:
+    return [("I", key, f"{mark} {key}") for key in keys]
+
+
+def deliver(world: World) -> None:
+    while world.messages:
+        batch, world.messages = world.messages, []
+        world.deliver(batch)
+
+
+def begun(world: World, target: str = HARD) -> None:
+    """A table with a full load of two files and a change."""
+    world.put_load(target, [rows(0, 1, mark="a"), rows(2, 3, mark="a")], again=False)
+    world.put(target, [("U", 0, "a changed")])
+    deliver(world)
+
+
+def reloaded(world: World, target: str = HARD, **how: bool) -> Job:
+    job = world.reload(target, **how)
+    assert job.error is None, job.trace
+    return job
+
+
+def values(world: World, target: str = HARD) -> dict[int, str]:
+    return {row[0]: row[1] for row in world.found(target)}
+
+
+def test_a_file_that_the_new_full_load_repeats_unchanged_is_part_of_it(world: World) -> None:
+    begun(world)
+    world.put_load(HARD, [rows(0, 1, mark="a"), rows(2, mark="b")], again=True)
+    deliver(world)
+    reloaded(world)
+    assert values(world) == {0: "a 0", 1: "a 1", 2: "b 2"}
+    world.finish()
+
+
+def test_a_file_of_the_new_full_load_that_was_merged_by_retry_is_part_of_it(world: World) -> None:
+    begun(world)
+    first, _ = world.put_load(HARD, [rows(0, mark="b"), rows(1, mark="b")], again=True)
+    deliver(world)
+    world.operator(
+        "UPDATE cdc_processed_files SET status = 'pending', recorded_status = 'failed', error_class = NULL "
+        f"WHERE error_class = 'held' AND object_key = '{first}'"
+    )
+    world.messages.append(world.events[-2])
+    deliver(world)
+    reloaded(world)
+    assert values(world) == {0: "b 0", 1: "b 1"}
+    world.finish()
+
+
+def test_everything_spares_what_an_earlier_reload_superseded(world: World) -> None:
+    begun(world)
+    world.put_load(HARD, [rows(0, mark="b")], again=True)
+    world.put(HARD, [("I", 5, "b changed")])
+    deliver(world)
+    reloaded(world)
+    reloaded(world, everything=True)
+    assert values(world) == {0: "b 0", 5: "b changed"}
+    world.finish()
+
+
+def test_a_repeated_file_that_comes_after_the_swap_is_loaded(world: World) -> None:
+    begun(world)
+    first, second = sorted(world.current)[1:]
+    world.put(HARD, rows(0, mark="b"), key=first)
+    deliver(world)
+    reloaded(world)
+    world.put(HARD, rows(2, 3, mark="a"), key=second)
+    deliver(world)
+    assert values(world) == {0: "b 0", 2: "a 2", 3: "a 3"}
+    world.finish()
+
+
+def test_a_lost_answer_to_taking_the_turn_does_not_keep_the_table(world: World) -> None:
+    begun(world)
+    world.put_load(HARD, [rows(0, mark="b")], again=True)
+    deliver(world)
+    world.arm(1, Fault.CUT_AFTER)
+    world.arms.clear()
+    commits = [call for call in world.proxy.calls if call.text == "COMMIT"]
+    world.proxy.decide = lambda call: (
+        Fault.CUT_AFTER
+        if call.text == "COMMIT" and sum(c.text == "COMMIT" for c in world.proxy.calls) == len(commits) + 1
+        else None
+    )
+    world.reload(HARD, timeout=LEASE_SECONDS)
+    assert {holder for (holder,) in world.stored("cdc_tables", "holder")} == {None}
+
+
+@pytest.mark.parametrize("stays", ["a table of somebody else's", "a shadow whose reload nobody remembers"])
+def test_a_shadow_name_that_is_taken_is_left_alone(world: World, stays: str) -> None:
+    begun(world)
+    world.put_load(HARD, [rows(0, mark="b"), rows(1, mark="b")], again=True)
+    deliver(world)
+    if stays == "a table of somebody else's":
+        world.operator(f"CREATE TABLE {HARD}__cdc_reload_2 AS SELECT * FROM {HARD}")
+    else:
+        job = world.reload(HARD, pause_at="UPDATE cdc_reloads SET status = 'done'")
+        world.kill(job)
+        world.operator("DELETE FROM cdc_reloads")
+        world.operator(f"DROP TABLE {HARD}__cdc_reload_2")
+        world.wait(LEASE_SECONDS + 1)
+    reloaded(world)
+    assert values(world) == {0: "b 0", 1: "b 1"}
+    if stays == "a table of somebody else's":
+        assert len(world.stored(f"{HARD}__cdc_reload_2", "id")) == 4
+
+
+def test_a_reload_that_dies_after_its_swap_leaves_nothing_behind(world: World) -> None:
+    begun(world, LOG)
+    world.put_load(LOG, [rows(0, mark="b")], again=True)
+    deliver(world)
+    world.put(LOG, rows(1, mark="c"), announced=False)
+    job = world.reload(LOG, pause_at="UPDATE cdc_processed_files SET status = 'completed'")
+    world.kill(job)
+    assert world.generations()[LOG][0] == 2
+    world.finish()
+
+
+def test_a_full_load_file_that_failed_for_good_is_not_left_out(world: World) -> None:
+    begun(world)
+    world.put_load(HARD, [rows(0, mark="b"), rows(1, mark="b")], again=True)
+    deliver(world)
+    world.operator(
+        "UPDATE cdc_processed_files SET status = 'failed', recorded_status = 'failed', error_class = 'permanent' "
+        "WHERE error_class = 'held' AND object_key LIKE '%2.parquet'"
+    )
+    reloaded(world)
+    assert values(world) == {0: "b 0", 1: "b 1"}
+
+
+def test_a_reload_whose_note_is_deleted_meanwhile_stops(world: World) -> None:
+    begun(world)
+    world.put_load(HARD, [rows(0, mark="b")], again=True)
+    job = world.reload(HARD, pause_at="MERGE")
+    world.operator("DELETE FROM cdc_reloads")
+    world.resume(job)
+    assert "nothing was swapped" in str(job.error)
+    reloaded(world)
+    assert values(world) == {0: "b 0"}
