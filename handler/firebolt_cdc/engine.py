@@ -27,7 +27,7 @@ from firebolt.client.auth import Auth, ClientCredentials, FireboltCore
 from firebolt.db import Connection, connect
 
 from firebolt_cdc import __version__, config
-from firebolt_cdc.core import Writers
+from firebolt_cdc.core import GRACE_SECONDS, Writers
 from firebolt_cdc.deadline import Deadline
 from firebolt_cdc.errors import (
     ENGINE_ERRORS,
@@ -118,6 +118,12 @@ class Transaction:
         if self._writers is not None and self._noted is not None:
             self._writers.forget(self._noted)
 
+    def leave_note(self) -> None:
+        """Name a transaction that could not be ended, due at once: whoever it keeps from writing can end it then."""
+        lost = self._current_id()
+        if self._writers is not None and self._noted is None and lost is not None:
+            self._writers.note(lost, -GRACE_SECONDS)
+
     def _current_id(self) -> str | None:
         return self._connection.create_transaction_params().get("transaction_id")
 
@@ -202,6 +208,8 @@ class Engine:
             transaction.restore()
             if _rollback(connection):
                 transaction.settle()
+            else:
+                self._leave_note(transaction)
             _drop(connection)
             if self._writers is not None and isinstance(error, ConflictError):
                 self._end_dead_writers(self._writers)
@@ -212,10 +220,19 @@ class Engine:
         over = _rollback(connection)
         if over:
             transaction.settle()
+        else:
+            self._leave_note(transaction)
         if over and not connection.in_transaction:
             self._idle = connection
         else:
             _drop(connection)
+
+    def _leave_note(self, transaction: Transaction) -> None:
+        """What goes wrong here must not stand in for why the transaction failed."""
+        try:
+            transaction.leave_note()
+        except CdcError as error:
+            logger.warning("an open transaction has no note; the engine ends it when it is idle", error=str(error))
 
     def _end_dead_writers(self, writers: Writers) -> None:
         """Clear the way for the next try; what goes wrong here must not stand in for why this one failed."""

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from faults import Fault, FaultProxy, matching
 from firebolt_cdc import core, loader
 from firebolt_cdc.apply import Applier
 from firebolt_cdc.engine import Transaction
@@ -91,3 +92,18 @@ def test_a_note_comes_before_the_first_write(single: Pipeline, monkeypatch: pyte
     monkeypatch.setattr(Transaction, "execute", watch)
     assert single.deliver(single.put(ONE, sessions(("I", 1, "a")))) == []
     assert all(count == 1 for verb, count in seen if verb in ("UPDATE", "INSERT", "MERGE", "CREATE"))
+
+
+def test_a_transaction_whose_reply_and_rollback_got_lost_is_ended_by_who_comes_next(aws: str, tmp_path: Path) -> None:
+    with StandIn(tmp_path / "core", s3_endpoint=aws, single_writer=True) as running, FaultProxy(running) as proxy:
+        made = Pipeline(proxy.url)
+        made.migrate()
+        event = made.put(ONE, sessions(("I", 1, "a")))
+        proxy.inject(Fault.CUT_AFTER, matching("SELECT turn"))
+        proxy.inject(Fault.REFUSE, matching("ROLLBACK"))
+        assert made.deliver(event) == []
+        assert len(notes(made)) == 1, "nobody else knows its id"
+        assert made.deliver(event) == []
+        assert notes(made) == []
+        assert made.sql('SELECT "sid", "user" FROM sessions') == [[1, "a"]]
+        made.sql.close()
