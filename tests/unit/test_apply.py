@@ -5,9 +5,12 @@ from __future__ import annotations
 from typing import Any, cast
 
 import duckdb
+import pytest
 
-from firebolt_cdc.apply import target_columns
+from firebolt_cdc.apply import needs_copy, target_columns
+from firebolt_cdc.config import Table
 from firebolt_cdc.engine import Engine
+from firebolt_cdc.files import FileVersion, Kind, SourceFile
 from firebolt_cdc.schema import Column
 
 
@@ -30,3 +33,15 @@ def test_a_table_of_the_same_name_in_another_schema_is_another_table() -> None:
     engine = cast(Engine, catalogue)
     assert target_columns(engine, "t") == (Column("id", "BIGINT", nullable=False), Column("v", "INTEGER"))
     assert target_columns(engine, "u") == ()
+
+
+@pytest.mark.parametrize(
+    ("part", "copied"),
+    [("a b+%ü#&=", False), *((sign, True) for sign in ("*", "?", "[x]", "{a,b}", "\\", "'", "\n", "\t"))],
+)
+def test_a_key_that_the_engine_could_read_as_a_pattern_is_read_through_a_copy(part: str, copied: bool) -> None:
+    key = f"p/s/t/{part}/LOAD00000001.parquet"
+    table = Table.model_validate({"target": "t", "mode": "append"})
+    for kind in Kind:
+        file = SourceFile(FileVersion("b", key, "e"), key, "s/t", kind, "", table, "t")
+        assert needs_copy(file) is (copied and kind is Kind.FULL)
