@@ -39,7 +39,7 @@ test: .venv/stamp ## All tests (under 15 minutes on two cores)
 	@$(MAKE) --no-print-directory --jobs=2 test-here test-local
 
 test-here: test-terraform ## All tests but those on the whole local stack
-	$(RUN) -m pytest -n 2 --dist loadgroup tests/unit tests/standin tests/protocol tests/corpus tests/model tests/wire tests/fuzz
+	$(RUN) -m pytest -n 2 --dist loadfile tests/unit tests/standin tests/protocol tests/corpus tests/model tests/wire tests/fuzz
 
 test-unit: .venv/stamp ## Unit tests
 	$(RUN) -m pytest tests/unit

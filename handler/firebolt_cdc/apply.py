@@ -131,10 +131,10 @@ def needs_copy(file: SourceFile) -> bool:
 
 
 def target_columns(engine: Engine, target: str) -> tuple[Column, ...]:
-    """The columns of a table; none where it does not exist."""
+    """The columns of a table in the schema `public`; none where it does not exist."""
     rows = engine.query(
-        "SELECT column_name, data_type, is_nullable FROM information_schema.columns WHERE table_name = ? "
-        "ORDER BY ordinal_position",
+        "SELECT column_name, data_type, is_nullable FROM information_schema.columns WHERE table_schema = 'public' "
+        "AND table_name = ? ORDER BY ordinal_position",
         [target],
     )
     return tuple(Column(str(r[0]), schema.canonical(str(r[1])), str(r[2]).upper() != "NO") for r in rows)
@@ -467,7 +467,7 @@ def target_changes(part: Part) -> tuple[TargetChange, ...]:
         own += [Column(OP, "TEXT"), Column(FILE, "TEXT")]
     elif table.deletes is Deletes.SOFT:
         own.append(Column(DELETED, "BOOLEAN"))
-    wanted = [*_added(part).values(), *own]
+    wanted = [*_added(part), *own]
     if not part.columns:
         if table.missing_table is MissingTable.FAIL and part.place.shadow is None:
             raise PermanentError(
@@ -480,17 +480,9 @@ def target_changes(part: Part) -> tuple[TargetChange, ...]:
     return tuple(TargetChange(schema.add_column(part.place.destination, c), c) for c in wanted if c.name not in present)
 
 
-def _added(part: Part) -> dict[str, Column]:
-    added: dict[str, Column] = {}
-    for f in part.files:
-        for column in f.plan.added:
-            other = added.setdefault(column.name, column)
-            if other.type != column.type:
-                raise PermanentError(
-                    f"{f.file.version}: the new column {column.name!r} is {column.type} here and "
-                    f"{other.type} in another file of the batch"
-                )
-    return added
+def _added(part: Part) -> list[Column]:
+    """Each once: a file is planned against what those before it in the part add."""
+    return [column for f in part.files for column in f.plan.added]
 
 
 def schema_changes(part: Part) -> list[str]:
@@ -498,7 +490,7 @@ def schema_changes(part: Part) -> list[str]:
 
     What no file asked for (the table itself, columns of our own) is said of the part's first.
     """
-    columns = [column.name for column in part.columns] + [*_added(part)]
+    columns = [column.name for column in (*part.columns, *_added(part))]
     result = []
     for f in part.files:
         full = f.file.kind is Kind.FULL

@@ -406,10 +406,12 @@ class Reload:
         """Load one part into the shadow, in more than one transaction where its rows have no room together."""
         columns = target_columns(self._engine, place.destination)
         prepared: list[Prepared] = []
+        known = list(columns)
         room = self._room
         for item in part:
             try:
-                prepared.append(prepare(self._storage.open(item.info), item.file, item.info, columns, room))
+                prepared.append(prepare(self._storage.open(item.info), item.file, item.info, known, room))
+                known += prepared[-1].plan.added  # what the next file meets, as in any load
             except TooLargeError:
                 if not prepared:
                     raise

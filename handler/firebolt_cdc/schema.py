@@ -55,6 +55,8 @@ _SIMPLE: dict[str, pa.DataType] = {
 _DAYS = (-719_162, 2_932_896)
 """0001-01-01 and 9999-12-31, from 1970."""
 _MICROSECONDS = (_DAYS[0] * 86_400_000_000, (_DAYS[1] + 1) * 86_400_000_000 - 1)
+TIMES = frozenset({"DATE", "TIMESTAMP", "TIMESTAMPTZ"})
+"""Types of which a file of the same type can have values that Firebolt cannot hold (TEXT is the other one)."""
 _SPELLINGS = {
     "INT": "INTEGER", "INT4": "INTEGER", "LONG": "BIGINT", "INT8": "BIGINT", "FLOAT": "REAL", "FLOAT4": "REAL",
     "DOUBLE": "DOUBLE PRECISION", "FLOAT8": "DOUBLE PRECISION", "BOOL": "BOOLEAN", "STRING": "TEXT", "VARCHAR": "TEXT",
@@ -292,8 +294,10 @@ def plan_columns(
     return ColumnPlan(mapped, tuple(added), ignored, types)
 
 
-def cast(file: str, name: str, values: pa.ChunkedArray, column: Column, table: str) -> pa.ChunkedArray:
+def cast(file: str, name: str, values: pa.ChunkedArray, column: Column, table: str, start: int = 0) -> pa.ChunkedArray:
     """Cast a file's column to the type that it has in the target `table`, without losing a digit.
+
+    `start`: the rows of the file before these.
 
     Raises:
         DriftError: a value does not fit. The message names column, types, what pyarrow says, and the way out.
@@ -307,7 +311,7 @@ def cast(file: str, name: str, values: pa.ChunkedArray, column: Column, table: s
         values = values.cast(values.type.value_type)
     have = firebolt_type(values.type) or str(values.type)
     if values.type == wanted:
-        if problem := _unholdable(values):
+        if problem := _unholdable(values, start):
             raise _misfit(file, table, name, have, column, problem)
         return values
     if not _compatible(values.type, wanted):
@@ -327,13 +331,13 @@ def cast(file: str, name: str, values: pa.ChunkedArray, column: Column, table: s
                 raise _misfit(file, table, name, have, column, "a value needs more digits than REAL has")
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
         raise _misfit(file, table, name, have, column, str(error)) from error
-    if problem := _unholdable(result):
+    if problem := _unholdable(result, start):
         raise _misfit(file, table, name, have, column, problem)
     return result
 
 
-def _unholdable(values: pa.ChunkedArray) -> str:
-    """What of these Firebolt cannot hold ("Data types"): character zero in TEXT, times outside the years 1 to 9999."""
+def _unholdable(values: pa.ChunkedArray, start: int) -> str:
+    """What of these Firebolt cannot hold (its "Data types"): a character zero, times outside the years 1 to 9999."""
     if pa.types.is_string(values.type):
         bad, what = pc.match_substring(values, "\0"), "a character zero, which TEXT cannot hold"
     elif pa.types.is_date(values.type) or pa.types.is_timestamp(values.type):
@@ -342,7 +346,7 @@ def _unholdable(values: pa.ChunkedArray) -> str:
         bad, what = pc.or_(early, late), "a time outside the years 1 to 9999"
     else:
         return ""
-    return f"row {pc.index(bad, True).as_py() + 1} holds {what}" if pc.any(bad).as_py() else ""
+    return f"row {start + pc.index(bad, True).as_py() + 1} holds {what}" if pc.any(bad).as_py() else ""
 
 
 def _compatible(have: Any, want: Any) -> bool:

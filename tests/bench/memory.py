@@ -40,7 +40,7 @@ SCHEMA = pa.schema([("Op", pa.string()), ("id", pa.int64()), ("amount", pa.decim
 TABLE = Table.model_validate({"target": "t", "mode": "merge", "primary_key": ["id"]})
 
 
-def groups(rows: int) -> Iterator[pa.Table]:
+def groups(rows: int, operation: str) -> Iterator[pa.Table]:
     """Rows that hardly compress; every tenth row of a group changes a key that the group has already."""
     rng = random.Random(1)
     for start in range(0, rows, GROUP_ROWS):
@@ -48,7 +48,7 @@ def groups(rows: int) -> Iterator[pa.Table]:
         noise = rng.randbytes(count * TEXT_BYTES // 2).hex()
         yield pa.table(
             {
-                "Op": pa.array(["U"] * count),
+                "Op": pa.array([operation] * count),
                 "id": pa.array([start + (n - n % 10 if n % 10 == 1 else n) for n in range(count)], pa.int64()),
                 "amount": pa.array(range(count), pa.int64())
                 .cast(pa.decimal128(20, 0))
@@ -59,10 +59,10 @@ def groups(rows: int) -> Iterator[pa.Table]:
         )
 
 
-def write(path: Path, rows: int) -> None:
+def write(path: Path, rows: int, kind: Kind) -> None:
     """A Parquet file of so many rows, in row groups of GROUP_ROWS."""
     with pq.ParquetWriter(path, SCHEMA, compression="snappy") as writer:
-        for table in groups(rows):
+        for table in groups(rows, "I" if kind is Kind.FULL else "U"):
             writer.write_table(table, row_group_size=GROUP_ROWS)
 
 
@@ -141,7 +141,7 @@ def main() -> None:
         os.environ.update(AWS_ENDPOINT_URL=f"http://127.0.0.1:{server.server_address[1]}", AWS_ACCESS_KEY_ID="test")
         os.environ.update(AWS_SECRET_ACCESS_KEY="test", AWS_DEFAULT_REGION="us-east-1")
         for kind, name, rows in files:
-            write(path, rows)
+            write(path, rows, Kind(kind))
             command = [sys.executable, "-m", "bench.memory", "--measure", kind, path.name]
             found, seconds, peak = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
             print(f"{name:18}{path.stat().st_size // 2**20:>10}{found:>12}{seconds:>9}{peak:>10}", flush=True)

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
 from firebolt_cdc import config as configuration
@@ -14,7 +15,7 @@ from firebolt_cdc import engine
 from firebolt_cdc.deadline import Deadline
 from firebolt_cdc.errors import CdcError, PermanentError
 from firebolt_cdc.reload import NothingToReloadError, Plan, Reload, Result
-from support import Context, Pipeline, sessions, table_config
+from support import Context, Pipeline, parquet, sessions, table_config
 
 LOAD = "fair/sessions/LOAD0000000{}.parquet"
 CHANGE = "fair/sessions/2024/11/24/20241124-{}.parquet"
@@ -172,6 +173,20 @@ def test_a_target_that_was_dropped_is_made_anew_with_the_types_of_the_files(
         pipeline.sql("SELECT column_name, is_nullable FROM information_schema.columns WHERE table_name = 'sessions'")
     )
     assert columns["sid"] == "NO"
+
+
+def test_files_of_a_reload_meet_the_columns_that_earlier_ones_add(
+    pipeline: Pipeline, reloaded: dict[str, dict[str, Any]]
+) -> None:
+    for number, (name, kind) in enumerate((("n", pa.int32()), ("N", pa.int64()))):
+        row = {"Op": ["I"], "sid": [6 + number], "user": ["x"], name: pa.array([number], kind)}
+        pipeline.put(CHANGE.format(f"13000{number}"), parquet(row))
+    carry_out(pipeline)
+    assert pipeline.sql('SELECT "sid", "n" FROM sessions WHERE "sid" > 5 ORDER BY "sid"') == [[6, 0], [7, 1]]
+    named = (
+        "SELECT column_name FROM information_schema.columns WHERE table_name = 'sessions' AND LOWER(column_name) = 'n'"
+    )
+    assert pipeline.sql(named) == [["n"]]
 
 
 def test_an_append_table_is_reloaded(pipeline: Pipeline) -> None:

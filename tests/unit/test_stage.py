@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import itertools
 import random
+import tracemalloc
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -20,7 +21,7 @@ from firebolt_cdc.errors import PermanentError
 from firebolt_cdc.files import FileVersion, Kind, SourceFile
 from firebolt_cdc.schema import Column
 from firebolt_cdc.stage import Counts, Prepared, TooLargeError, prepare, room_bytes, stage
-from firebolt_cdc.storage import ObjectInfo, ObjectReader
+from firebolt_cdc.storage import PREFETCH_BYTES, ObjectInfo, ObjectReader
 
 ROOM = 2**24
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -223,6 +224,23 @@ def test_a_null_key_is_named_by_its_row_in_the_file_whatever_its_row_group() -> 
         read(buffer.getvalue(), table(), kind=Kind.FULL)
 
 
+@pytest.mark.parametrize(
+    ("column", "target", "told"),
+    [
+        (pa.array([0] * 20_000 + [3_000_000], pa.date32()), "DATE", "row 20001 holds a time outside"),
+        (pa.array([0] * 20_000 + [-(2**62)], pa.timestamp("us")), "TIMESTAMP", "row 20001 holds a time outside"),
+        (pa.array([0] * 20_000 + [2**62], pa.timestamp("us")), "TIMESTAMPTZ", "row 20001 holds a time outside"),
+        (pa.array(["a"] * 20_000 + ["b\0"]).dictionary_encode(), "TEXT", "row 20001 holds a character zero"),
+    ],
+)
+def test_what_firebolt_cannot_hold_is_named_by_its_row_in_the_file(column: pa.Array, target: str, told: str) -> None:
+    """Also past the first batch, and of the first three in a column of the target's own type."""
+    columns = [Column("id", "BIGINT"), Column("at", target)]
+    kind = Kind.CHANGE if target == "TEXT" else Kind.FULL
+    with pytest.raises(PermanentError, match=told):
+        read(body(id=range(20_001), at=column), table(), kind=kind, target=columns)
+
+
 def peak_of_a_full_load(rows: int) -> int:
     """The most that pyarrow holds while a full-load file of two columns is looked through, one of them cast."""
     file = grouped(rows, 2000, amount=pa.array(range(rows), pa.int32()))
@@ -240,6 +258,20 @@ def peak_of_a_full_load(rows: int) -> int:
 
 def test_what_a_full_load_needs_does_not_grow_with_it() -> None:
     assert peak_of_a_full_load(200_000) < 2 * peak_of_a_full_load(10_000)
+
+
+def test_what_is_fetched_of_a_full_loads_column_is_not_kept() -> None:
+    """pyarrow's own default is to fetch a column of all row groups before the first row is read."""
+    size = PREFETCH_BYTES // 1000 + 1
+    file = grouped(1000, 20, note=[random.Random(n).randbytes(size) for n in range(1000)])
+    assert len(file) > PREFETCH_BYTES, "a smaller object is fetched whole"
+    tracemalloc.start()
+    try:
+        read(file, table(), kind=Kind.FULL, target=(Column("id", "BIGINT"), Column("note", "BYTEA", nullable=False)))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < len(file) / 4
 
 
 def test_rows_for_which_there_is_no_room_fail_the_file_with_the_way_out() -> None:
