@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
 from firebolt_cdc import config as configuration
@@ -14,7 +15,7 @@ from firebolt_cdc import engine
 from firebolt_cdc.deadline import Deadline
 from firebolt_cdc.errors import CdcError, PermanentError
 from firebolt_cdc.reload import NothingToReloadError, Plan, Reload, Result
-from support import Context, Pipeline, sessions, table_config
+from support import Context, Pipeline, parquet, sessions, table_config
 
 LOAD = "fair/sessions/LOAD0000000{}.parquet"
 CHANGE = "fair/sessions/2024/11/24/20241124-{}.parquet"
@@ -172,6 +173,15 @@ def test_a_target_that_was_dropped_is_made_anew_with_the_types_of_the_files(
         pipeline.sql("SELECT column_name, is_nullable FROM information_schema.columns WHERE table_name = 'sessions'")
     )
     assert columns["sid"] == "NO"
+
+
+def test_a_dropped_target_takes_files_whose_new_column_has_types_that_fit(pipeline: Pipeline) -> None:
+    pipeline.put(LOAD.format(1), full((1, "ann")))
+    for number, kind in enumerate((pa.int64(), pa.int32())):
+        columns = {"Op": ["I"], "sid": [number + 2], "n": pa.array([number], kind)}
+        pipeline.put(CHANGE.format(number), parquet(columns))
+    carry_out(pipeline, everything=True)
+    assert pipeline.sql('SELECT "sid", "n" FROM sessions ORDER BY "sid"') == [[1, None], [2, 0], [3, 1]]
 
 
 def test_an_append_table_is_reloaded(pipeline: Pipeline) -> None:
