@@ -436,7 +436,12 @@ class Worker:
                 for info in self._storage.first_objects(folder)
                 if files.kind_of(self._config, info.version) is Kind.CHANGE
             ]
-        found += [m for m in self._first_changes[folder] if c.superseded_before is None or m >= c.superseded_before]
+        after = self._config.source.start_after
+        found += [
+            m
+            for m in self._first_changes[folder]
+            if (c.superseded_before is None or m >= c.superseded_before) and (after is None or m > after)
+        ]
         return min(found, default=None)
 
     def _look_up(self, file: SourceFile) -> ObjectInfo:

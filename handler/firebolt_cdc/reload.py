@@ -180,7 +180,13 @@ class Reload:
             for item in listed
             if item.file.kind is Kind.CHANGE and item.file.version.file_id in failed
         }
-        mine = [item for item in listed if since is None or item.info.last_modified >= since]
+        after = self._config.source.start_after
+        mine = [
+            item
+            for item in listed
+            if (since is None or item.info.last_modified >= since)
+            and (after is None or item.info.last_modified > after)
+        ]
         starts = self._new_full_load(table, current, mine)
         if everything and starts is not None:
             raise PermanentError(
@@ -405,17 +411,17 @@ class Reload:
     def _load(self, part: Sequence[Item], place: Place) -> None:
         """Load one part into the shadow, in more than one transaction where its rows have no room together."""
         columns = target_columns(self._engine, place.destination)
-        prepared: list[Prepared] = []
         known = list(columns)
+        prepared: list[Prepared] = []
         room = self._room
         for item in part:
             try:
                 prepared.append(prepare(self._storage.open(item.info), item.file, item.info, known, room))
-                known += prepared[-1].plan.added  # what the next file meets, as in any load
             except TooLargeError:
                 if not prepared:
                     raise
                 break
+            known += prepared[-1].plan.added  # what the next file meets, as if it came in a part of its own
             rows = prepared[-1].rows
             room -= 0 if rows is None else rows.nbytes
 

@@ -189,6 +189,15 @@ def test_files_of_a_reload_meet_the_columns_that_earlier_ones_add(
     assert pipeline.sql(named) == [["n"]]
 
 
+def test_a_dropped_target_takes_files_whose_new_column_has_types_that_fit(pipeline: Pipeline) -> None:
+    pipeline.put(LOAD.format(1), full((1, "ann")))
+    for number, kind in enumerate((pa.int64(), pa.int32())):
+        columns = {"Op": ["I"], "sid": [number + 2], "n": pa.array([number], kind)}
+        pipeline.put(CHANGE.format(number), parquet(columns))
+    carry_out(pipeline, everything=True)
+    assert pipeline.sql('SELECT "sid", "n" FROM sessions ORDER BY "sid"') == [[1, None], [2, 0], [3, 1]]
+
+
 def test_an_append_table_is_reloaded(pipeline: Pipeline) -> None:
     pipeline.configure(tables={"fair/sessions": table_config("sessions")})
     pipeline.migrate()

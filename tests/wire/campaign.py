@@ -168,6 +168,18 @@ def duel(world: World, rng: random.Random) -> None:
         world.resume(job)
 
 
+def reload_is_due(world: World, rng: random.Random) -> None:
+    """A table with a full load and changes, of which DMS writes another full load: most of the work of a reload."""
+    target = rng.choice((HARD, LOG))
+    for number in range(2):
+        files = [rows(rng, f"b{number}.{file}", True) for file in range(2)]
+        world.put_load(target, files, again=number > 0)
+        world.put(target, rows(rng, f"c{number}"))
+        batch, world.messages = world.messages, []
+        world.deliver(batch)
+    world.reload(target, pause_at=rng.randint(10, 110))
+
+
 def load(world: World, rng: random.Random) -> None:
     """DMS loads a table (anew): a few files, some with what they held before; some events of theirs get lost."""
     target = rng.choice((HARD, HARD, SOFT, LOG))
@@ -189,6 +201,12 @@ def wake(world: World, rng: random.Random, moment: Callable[[], dict[str, Any]])
         world.count["overtaken"] += 1
         world.wait(LEASE_SECONDS + 5)
         world.deliver(job.batch, **moment())
+    elif what < 0.7 and job.name.startswith("reload "):
+        world.count["reloads overtaken"] += 1
+        world.wait(5 * LEASE_SECONDS + 5)
+        batch, world.messages = world.messages[:4], world.messages[4:]
+        world.deliver(batch)
+        world.reload(job.name.removeprefix("reload "), **moment())
     world.resume(job, pause_in=rng.choice((0, 0, rng.randint(1, 20))))
 
 
@@ -204,7 +222,10 @@ def history(
     random.seed(seed)
     world = make(lab, rewrite=rewrite, **options(rng))
     try:
-        if rng.random() < 0.7:
+        luck = rng.random()
+        if luck < 0.3:
+            reload_is_due(world, rng)
+        elif luck < 0.75:
             begin(world, rng)
         for _ in range(rng.randint(length // 2, length + length // 2)):
             if rng.random() < 0.5:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
+from datetime import timedelta
 
 import pytest
 
 from faults import Fault
-from wire.world import HARD, LEASE_SECONDS, LOG, Change, Job, Lab, World
+from firebolt_cdc import loader
+from wire.world import BIRTH, HARD, LEASE_SECONDS, LOG, MODULE, Change, Job, Lab, World
 
 
 @pytest.fixture(scope="module")
@@ -164,3 +167,31 @@ def test_a_reload_whose_note_is_deleted_meanwhile_stops(world: World) -> None:
     assert "nothing was swapped" in str(job.error)
     reloaded(world)
     assert values(world) == {0: "b 0"}
+
+
+def test_changes_from_before_start_after_make_no_reload_of_the_first_full_load(world: World) -> None:
+    world.put(HARD, [("I", 9, "of another pipeline")], announced=False)
+    world.wait(10)
+    config = json.loads(world.lab.s3.get_object(Bucket=MODULE, Key="config.json")["Body"].read())
+    config["source"]["start_after"] = (BIRTH + timedelta(seconds=5)).isoformat()
+    world.lab.s3.put_object(Bucket=MODULE, Key="config.json", Body=json.dumps(config).encode())
+    loader._config.cache_clear()
+    world.put_load(HARD, [rows(0, mark="a")], again=False)
+    deliver(world)
+    assert values(world) == {0: "a 0"}
+    assert "nothing to reload from" in str(world.reload(HARD).error)
+
+
+def test_a_reloader_whose_lease_ran_out_writes_nothing_more(world: World) -> None:
+    begun(world)
+    world.put_load(HARD, [rows(0, mark="b"), rows(1, mark="b")], again=True)
+    zombie = world.reload(HARD, pause_at="UPDATE cdc_reloads SET status = 'done'")
+    world.wait(LEASE_SECONDS + 5)
+    world.put(HARD, [("I", 7, "after")])
+    deliver(world)
+    world.resume(zombie)
+    assert "conflict" in str(zombie.error).lower() or "lease ran out" in str(zombie.error)
+    assert world.generations()[HARD][0] == 1
+    reloaded(world)
+    assert values(world) == {0: "b 0", 1: "b 1", 7: "after"}
+    world.finish()

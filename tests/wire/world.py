@@ -521,6 +521,8 @@ class World:
     def _ended(self, job: Job, what: str) -> None:
         self._log(f"{what}{job.name}: {job.state} at {job.points}{f' {job.error!r}' if job.error else ''}")
         self.count[f"job {job.state}"] += 1
+        if job.state == "done" and job.name.startswith("reload "):
+            self.count["reloads refused" if job.error else "reloads"] += 1
         self.messages += self.lab.take("wire-queue")
         self.dead += self.lab.take("wire-dlq")
         if job.state == "paused":
@@ -797,7 +799,8 @@ class World:
         self._cleaned("purge")
         shadows = {r[0] for r in self.stored("cdc_reloads", "shadow", "status") if r[1] == "building"}
         tables = {name for name in self.engine.engine.relations if "__cdc_reload_" in name}
-        if tables - shadows:
+        forgotten = any("typed DELETE FROM cdc_reloads" in step for step in self.steps)
+        if tables - shadows and not forgotten:
             raise Violation(f"shadows stay: {tables - shadows}")
 
     def _held(self, target: str) -> list[str]:
