@@ -27,6 +27,7 @@ module "firebolt_cdc" {
   tables = merge({
     "fair/sessions"    = { primary_key = ["sid"] }
     "fair/events"      = { mode = "append" }
+    "fair/members"     = { primary_key = ["sid"], reload = "auto" }
     "flights/flights"  = { primary_key = ["flight_id"] }
     "flights/airlines" = { primary_key = ["carrier"] }
     "flights/planes"   = { primary_key = ["tailnum"] }
@@ -44,6 +45,7 @@ module "firebolt_cdc" {
   cleanup = {
     sweep_schedule          = "rate(1 minute)"
     sweep_interval_seconds  = 60
+    reload_quiet_seconds    = 5
     reconcile_grace_seconds = 60
     timeout_seconds         = 60
   }
