@@ -74,10 +74,10 @@ class Score:
     repeated: int = 0
     """Deliveries of a file that had been delivered."""
     repeated_late: int = 0
-    """Those of them that came when the file had been applied."""
+    """Files that came again when they had been applied."""
     refused: int = 0
-    """Deliveries that the loader recognized as repeated and counted. Of the early ones it counts those that it got
-    together with the first; redeliveries of the queue count too."""
+    """Deliveries that the loader recognized as repeated and counted: of the early ones those that it got together with
+    the first; redeliveries of the queue too."""
     retried_by_hand: int = 0
     """Files that were killed in each of their attempts, and asked for again as the runbook says."""
     big_waited_seconds: float = 0
@@ -123,6 +123,7 @@ class Campaign:
         self._turns = [table.target for table in self._plan.tables]
         self._big: BigFile | None = None
         self._refused_before = self._refused()
+        self._late: set[str] = set()
         self.score = Score(setting)
 
     def finish(self) -> Score:
@@ -141,8 +142,10 @@ class Campaign:
         done, wanted = self.score, self._setting
         if (done.kills, done.restarts) != (wanted.kills, wanted.restarts):
             done.findings.append(f"only {done.kills} kills and {done.restarts} restarts")
-        if done.refused < done.repeated_late * COUNTED:
-            done.findings.append(f"{done.repeated_late} files came again when applied, {done.refused} were counted")
+        counted = {row[0] for row in self._pipeline.query("SELECT DISTINCT file_key FROM cdc_duplicate_deliveries")}
+        done.repeated_late = len(self._late)
+        if len(self._late & counted) < COUNTED * len(self._late):
+            done.findings.append(f"came again when applied, and not counted: {sorted(self._late - counted)}")
 
     def _refused(self) -> int:
         return int(self._pipeline.value("SELECT COUNT(*) FROM cdc_duplicate_deliveries"))
@@ -162,7 +165,8 @@ class Campaign:
                     began = time.monotonic()
                     if repeated:
                         self.score.repeated += 1
-                        self.score.repeated_late += self._is_applied(file)
+                        if self._is_applied(file):
+                            self._late.add(file.key)
                         self._announce(file, etags[file.key])
                     else:
                         etags[file.key] = self._put(file)
