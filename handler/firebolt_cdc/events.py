@@ -27,7 +27,7 @@ class Origin(StrEnum):
 
     S3 = "s3"
     COPY = "copy"
-    """The loader's own delayed copy, sent because the table was busy or the engine did not answer."""
+    """The queue again, because the worker that got the message first died. A delayed copy keeps its first origin."""
     SWEEP = "sweep"
     OPERATOR = "operator"
 
@@ -79,14 +79,17 @@ def from_message(record: Mapping[str, Any], now: datetime) -> list[Delivery]:
     attributes, system = record.get("messageAttributes") or {}, record.get("attributes") or {}
     if not isinstance(attributes, dict) or not isinstance(system, dict):
         raise PermanentError(f"message {message_id}: its attributes are not a JSON object")
-    origin = _attribute(attributes, ATTRIBUTE_ORIGIN)
+    named = _attribute(attributes, ATTRIBUTE_ORIGIN)
     sent_ms = str(system.get("SentTimestamp"))
     try:
+        origin = Origin(named) if named else Origin.S3
+        if origin is Origin.S3 and str(system.get("ApproximateReceiveCount", "1")) != "1":
+            origin = Origin.COPY
         seen = _attribute(attributes, ATTRIBUTE_FIRST_SEEN)
         sent = datetime.fromtimestamp(int(sent_ms) / 1000, UTC) if sent_ms.isdecimal() else now
         return from_event(
             body,
-            origin=Origin(origin) if origin else Origin.S3,
+            origin=origin,
             first_seen=_moment(seen) if seen else sent,
             waits=max(0, int(_attribute(attributes, ATTRIBUTE_WAITS) or 0)),
             message_id=message_id,

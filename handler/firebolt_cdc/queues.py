@@ -41,7 +41,7 @@ class Queues:
             self._queue.url,
             json.dumps(events.announcement(delivery.bucket, delivery.key, delivery.etag)),
             {
-                events.ATTRIBUTE_ORIGIN: Origin.COPY,
+                events.ATTRIBUTE_ORIGIN: delivery.origin,
                 events.ATTRIBUTE_FIRST_SEEN: delivery.first_seen.isoformat(),
                 events.ATTRIBUTE_WAITS: str(delivery.waits + 1),
                 events.ATTRIBUTE_REASON: redact(reason, 200),

@@ -36,11 +36,11 @@ def test_every_row_of_every_file_becomes_something(pipeline: Pipeline) -> None:
     a, b = "fair/sessions/20241124-1.parquet", "fair/sessions/20241124-2.parquet"
     log, full_log = "fair/events/20241124-1.parquet", "fair/events/LOAD00000001.parquet"
     events = [
+        pipeline.put(FULL, sessions(("I", 8, "x"), ("I", 9, "y"))),
+        pipeline.put(full_log, parquet({"id": [5, 6, 7]})),
         pipeline.put(a, sessions(("I", 1, "a"), ("U", 1, "b"), ("I", 2, "c"), ("I", 3, "d"))),
         pipeline.put(b, sessions(("D", 2, None), ("I", 4, "e"))),
-        pipeline.put(FULL, sessions(("I", 8, "x"), ("I", 9, "y"))),
         pipeline.put(log, parquet({"Op": ["I", "D"], "id": [1, 1]})),
-        pipeline.put(full_log, parquet({"id": [5, 6, 7]})),
     ]
     assert pipeline.deliver(*events) == []
     assert counts(pipeline) == {
@@ -132,7 +132,7 @@ def test_an_insert_that_writes_fewer_rows_is_not_committed(pipeline: Pipeline, m
         return sql.replace("WHERE EXISTS", 'WHERE s."id" <> 1 AND EXISTS'), values
 
     monkeypatch.setattr(Applier, "_statement", limited)
-    for key in ("fair/events/20241124-1.parquet", "fair/events/LOAD00000001.parquet"):
+    for key in ("fair/events/LOAD00000001.parquet", "fair/events/20241124-1.parquet"):
         pipeline.put(key, parquet({"id": [1, 2]}))
         with pytest.raises(TransientError, match="the engine inserted 1 rows, the files have 2"):
             pipeline.by_hand(key)

@@ -125,8 +125,9 @@ MISFITS = [
 def test_values_that_do_not_fit_come_with_the_ddl_that_makes_room(
     pipeline: Pipeline, logs: Logs, old: pa.Array, new: pa.Array, value: object, type_: str
 ) -> None:
-    key = "fair/sessions/LOAD00000001.parquet" if type_ == "BIGINT" else SECOND
-    load(pipeline, FIRST, {"Op": ["I"], "sid": [1], "amount": old})
+    loads = "fair/sessions/LOAD00000001.parquet", "fair/sessions/LOAD00000002.parquet"
+    first, key = loads if type_ == "BIGINT" else (FIRST, SECOND)
+    load(pipeline, first, {"Op": ["I"], "sid": [1], "amount": old})
     event = load(pipeline, key, {"Op": ["I"], "sid": [2], "amount": new})
     assert pipeline.ledger()[key] == ("failed", "permanent")
     [said] = [line for line in logs() if line["message"] == "a file does not fit its target"]

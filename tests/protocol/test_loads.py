@@ -82,8 +82,8 @@ def test_an_append_table_keeps_every_change_once(pipeline: Pipeline) -> None:
 
 
 def test_a_full_load_never_overwrites_a_change_nor_revives_a_deleted_row(pipeline: Pipeline) -> None:
-    changes = pipeline.put("fair/sessions/20200101-1.parquet", sessions(("U", 1, "new"), ("D", 2, None)))
     full = pipeline.put("fair/sessions/LOAD00000001.parquet", sessions(("I", 1, "old"), ("I", 2, "b"), ("I", 3, "c")))
+    changes = pipeline.put("fair/sessions/20200101-1.parquet", sessions(("U", 1, "new"), ("D", 2, None)))
     assert pipeline.deliver(changes) == []
     assert pipeline.deliver(full, full) == []
     assert target(pipeline) == [[1, "new"], [3, "c"]]
@@ -100,10 +100,9 @@ def test_a_full_load_whose_key_holds_glob_characters_reads_only_itself(pipeline:
 
 @pytest.mark.parametrize("key", ["a b", "a+b", "a%20b", "ä'ö\"ü", "日本", "q?", "[x]", "semi;colon", "back\\slash"])
 def test_keys_of_any_kind(pipeline: Pipeline, key: str) -> None:
-    name = f"fair/sessions/{key}/20241124-1.parquet"
-    assert pipeline.deliver(pipeline.put(name, sessions(("I", 1, key)))) == []
-    full = f"fair/sessions/{key}/LOAD00000001.parquet"
+    full, name = f"fair/sessions/{key}/LOAD00000001.parquet", f"fair/sessions/{key}/20241124-1.parquet"
     assert pipeline.deliver(pipeline.put(full, sessions(("I", 2, key)))) == []
+    assert pipeline.deliver(pipeline.put(name, sessions(("I", 1, key)))) == []
     assert target(pipeline) == [[1, key], [2, key]]
     assert pipeline.ledger() == {name: ("completed", None), full: ("completed", None)}
 
@@ -201,3 +200,14 @@ def test_an_engine_that_reads_other_rows_than_the_file_has_applies_nothing(
     assert pipeline.deliver(pipeline.put(key, sessions(("I", 1, "a")))) == []
     assert pipeline.ledger() == {key: ("failed", "permanent")}
     assert pipeline.sql.value("SELECT COUNT(*) FROM cdc_applied") == 0
+
+
+def test_a_duplicate_that_must_wait_first_is_counted_all_the_same(pipeline: Pipeline) -> None:
+    event = pipeline.put(CHANGES, sessions(("I", 1, "ann")))
+    assert pipeline.deliver(event) == []
+    pipeline.sql("ALTER TABLE cdc_applied RENAME TO cdc_applied_away")
+    assert pipeline.deliver(event) == [], "a copy waits on the queue"
+    pipeline.sql("ALTER TABLE cdc_applied_away RENAME TO cdc_applied")
+    assert pipeline.sql.value("SELECT COUNT(*) FROM cdc_duplicate_deliveries") == 0
+    pipeline.drain()
+    assert pipeline.sql.value("SELECT COUNT(*) FROM cdc_duplicate_deliveries") == 1

@@ -44,6 +44,15 @@ def test_copies_carry_where_they_came_from() -> None:
     assert (delivery.origin, delivery.waits, delivery.age_seconds(NOW)) == (Origin.COPY, 3, 3600)
 
 
+def test_what_the_queue_delivers_again_is_no_delivery_of_s3() -> None:
+    body = json.dumps(events.announcement("b", "k", "e"))
+    origins = [
+        events.from_message({"body": body, "attributes": {"ApproximateReceiveCount": count}}, NOW)[0].origin
+        for count in ("1", "2", "17")
+    ]
+    assert origins == [Origin.S3, Origin.COPY, Origin.COPY]
+
+
 def test_the_test_event_of_a_notification_announces_nothing() -> None:
     assert read({"Service": "Amazon S3", "Event": "s3:TestEvent"}) == []
 
