@@ -164,7 +164,7 @@ def test_purge_deletes_only_what_is_settled(pipeline: Pipeline) -> None:
     assert pipeline.deliver(pipeline.put(TWO, b"junk")) == []
     pipeline.sql("UPDATE cdc_processed_files SET processed_at = processed_at - INTERVAL '40' DAY")
     pipeline.sql("UPDATE cdc_tombstones SET file_modified_at = file_modified_at - INTERVAL '40' DAY")
-    assert pipeline.clean("purge")["purge"] == {"ledger": 1, "duplicate_lines": 0, "tombstones": 1}
+    assert pipeline.clean("purge")["purge"] == {"ledger": 1, "duplicate_lines": 0, "tombstones": 1, "shadows": 0}
     assert pipeline.ledger() == {TWO: ("failed", "permanent")}
     assert pipeline.sql.value("SELECT COUNT(*) FROM cdc_applied") == 1
 
@@ -178,8 +178,8 @@ def test_a_tombstone_stays_while_an_older_object_is_not_applied(pipeline: Pipeli
     assert pipeline.sql.value("SELECT COUNT(*) FROM cdc_tombstones") == before == 1
 
 
-def test_without_a_task_all_four_run(pipeline: Pipeline) -> None:
-    assert list(pipeline.clean()) == ["sweep", "reconcile", "audit", "purge"]
+def test_without_a_task_all_run(pipeline: Pipeline) -> None:
+    assert list(pipeline.clean()) == ["sweep", "reconcile", "audit", "purge", "reload"]
     with pytest.raises(PermanentError, match="unknown task 'x'"):
         pipeline.clean("x")
 
