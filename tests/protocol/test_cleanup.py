@@ -164,7 +164,7 @@ def test_purge_deletes_only_what_is_settled(pipeline: Pipeline) -> None:
     assert pipeline.deliver(pipeline.put(TWO, b"junk")) == []
     pipeline.sql("UPDATE cdc_processed_files SET processed_at = processed_at - INTERVAL '40' DAY")
     pipeline.sql("UPDATE cdc_tombstones SET file_modified_at = file_modified_at - INTERVAL '40' DAY")
-    assert pipeline.clean("purge")["purge"] == {"ledger": 1, "duplicate_lines": 0, "tombstones": 1}
+    assert pipeline.clean("purge")["purge"] == {"ledger": 1, "duplicate_lines": 0, "tombstones": 1, "shadows": 0}
     assert pipeline.ledger() == {TWO: ("failed", "permanent")}
     assert pipeline.sql.value("SELECT COUNT(*) FROM cdc_applied") == 1
 
