@@ -224,13 +224,15 @@ class Bench:
             self._sessions.pop().close()
 
     def drop(self) -> list[str]:
-        """Drop the scratch tables; those that are left."""
+        """Drop the scratch tables and close; the tables that are left."""
         left = []
         for table in self._tables:
             try:
                 self.single(f'DROP TABLE IF EXISTS "{table}"')
             except ENGINE_ERRORS:
                 left.append(table)
+        if "single" in vars(self):
+            self.single.close()
         return left
 
 
