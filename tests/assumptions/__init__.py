@@ -1,0 +1,1 @@
+"""Asks a Firebolt engine what the loader assumes of it (docs/architecture.md, "Assumptions")."""
