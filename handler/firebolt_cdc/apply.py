@@ -44,6 +44,8 @@ from firebolt_cdc.telemetry import logger
 
 PART_FILES = 100
 """Change files of one transaction, as many of them as have room in memory together (`stage.room_bytes`)."""
+PART_DDL = 40
+"""New columns that the load's transaction adds; of a file with more, the others, which are nullable, come before it."""
 PART_FULL_LOADS = 8
 """Full-load files of one transaction, each a few statements of its own (Firebolt allows 100 statements)."""
 PART_FULL_BYTES = 256 * 1024 * 1024
@@ -180,6 +182,8 @@ class Applier:
             rows = sum(c.rows_staged for c in counts.values())
             part = Part(place, tuple(prepared), tuple(columns), staged_key, rows, counts, copies)
             ddl = target_changes(part)
+            for change in ddl[PART_DDL:]:
+                self._engine.query(change.ddl)
             self.load(part, claim_id, load_id, release=release)
         except (TransientError, ConflictError) as error:
             if isinstance(error, (TurnLostError, AlreadyAppliedError)) or not self._committed(load_id):
@@ -302,7 +306,7 @@ class Applier:
             )
 
     def _prepare_target(self, tx: Transaction, part: Part) -> None:
-        for statement in target_ddl(part):
+        for statement in target_ddl(part)[:PART_DDL]:
             tx.execute(statement)
 
     def _apply_full(self, tx: Transaction, part: Part, file: Prepared, load_id: str) -> None:

@@ -159,3 +159,10 @@ def test_a_target_that_holds_rows_is_given_the_loaders_columns(pipeline: Pipelin
         'added "_cdc_seq" TEXT (ALTER TABLE "sessions" ADD COLUMN IF NOT EXISTS "_cdc_seq" TEXT NULL); '
         'absent from the file: "mine" (NULL in the rows that it inserts)'
     ]
+
+
+def test_a_hundred_new_columns_fit_into_firebolts_hundred_statements(pipeline: Pipeline) -> None:
+    load(pipeline, FIRST, {"Op": ["I"], "sid": [1]})
+    load(pipeline, SECOND, {"Op": ["I"], "sid": [2]} | {f"c{number}": [number] for number in range(100)})
+    assert pipeline.ledger()[SECOND] == ("completed", None)
+    assert pipeline.sql('SELECT "c0", "c99" FROM sessions ORDER BY "sid"') == [[None, None], [0, 99]]
