@@ -170,7 +170,7 @@ class Worker:
         folded: dict[FileVersion, list[Delivery]] = {}
         for delivery in deliveries:
             version = FileVersion(delivery.bucket, delivery.key, delivery.etag or "")
-            if delivery.etag is None:
+            if delivery.etag is None and delivery.bucket == self._config.source.bucket:
                 try:
                     version = self._storage.look_up(delivery.bucket, delivery.key).version
                 except GoneError as error:

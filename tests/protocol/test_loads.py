@@ -9,9 +9,9 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from firebolt_cdc import apply
+from firebolt_cdc import apply, loader
 from firebolt_cdc.errors import GoneError, PermanentError
-from support import Pipeline, parquet, sessions
+from support import Context, Pipeline, parquet, sessions
 
 Logs = Callable[[], list[dict[str, Any]]]
 CHANGES = "fair/sessions/2024/11/24/20241124-123456.parquet"
@@ -211,3 +211,12 @@ def test_a_duplicate_that_must_wait_first_is_counted_all_the_same(pipeline: Pipe
     assert pipeline.sql.value("SELECT COUNT(*) FROM cdc_duplicate_deliveries") == 0
     pipeline.drain()
     assert pipeline.sql.value("SELECT COUNT(*) FROM cdc_duplicate_deliveries") == 1
+
+
+def test_another_bucket_is_refused_and_not_looked_into(pipeline: Pipeline) -> None:
+    foreign = {"detail": {"bucket": {"name": "somebody-elses"}, "object": {"key": "firebolt_dms_job/fair/sessions/x"}}}
+    with pytest.raises(PermanentError, match="this pipeline reads the bucket"):
+        loader.handler(foreign, Context())
+    assert pipeline.deliver(foreign) == []
+    assert len(pipeline.take(pipeline.dlq)) == 1
+    assert pipeline.take(pipeline.queue) == [], "it does not circle"
