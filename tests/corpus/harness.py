@@ -89,6 +89,8 @@ class Corpus:
         }
         self.pipeline = Pipeline(engine.url, tables)
         self.log: list[dict[str, Any]] = []
+        self._ledger: list[list[Any]] = []
+        self._columns: list[list[Any]] = []
 
     def run(self) -> None:
         """Make the targets and deliver all files."""
@@ -119,21 +121,26 @@ class Corpus:
         finally:
             handler.setStream(before)
         self.log = [json.loads(line) for line in stream.getvalue().splitlines()]
+        self._ledger = self.pipeline.sql(
+            "SELECT source_table, file_key, status, error_class, error_message FROM cdc_processed_files"
+        )
+        self._columns = self.pipeline.sql(
+            "SELECT table_name, column_name, data_type FROM information_schema.columns ORDER BY ordinal_position"
+        )
 
     def result(self, name: str) -> Result:
         """What became of a case."""
         case, source = self.cases[name], self._sources[name]
-        lines = self.pipeline.sql(
-            "SELECT file_key, status, error_class, error_message FROM cdc_processed_files WHERE source_table = ?",
-            source,
-        )
-        ledger = {str(r[0]).removeprefix(f"{source}/"): (str(r[1]), r[2], str(r[3] or "")) for r in lines}
-        found = self.pipeline.sql(
-            "SELECT column_name, data_type FROM information_schema.columns WHERE table_name = ? "
-            "ORDER BY ordinal_position",
-            self._targets[name],
-        )
-        columns = {str(r[0]): str(r[1]).upper() for r in found if not str(r[0]).startswith("_cdc_")}
+        ledger = {
+            str(key).removeprefix(f"{source}/"): (str(status), failure, str(message or ""))
+            for table, key, status, failure, message in self._ledger
+            if table == source
+        }
+        columns = {
+            str(column): str(type_).upper()
+            for table, column, type_ in self._columns
+            if table == self._targets[name] and not str(column).startswith("_cdc_")
+        }
         if not columns:
             return Result(ledger, columns, None)
         rows = self.pipeline.sql(f"SELECT {case.select} FROM {ident(self._targets[name])} ORDER BY 1, 2")
