@@ -38,6 +38,7 @@ module "firebolt_cdc" {
   # Python whatever the runtime says, and has neither memory limits nor a batching window.
   loader = {
     timeout_seconds      = var.loader_timeout_seconds
+    memory_mb            = var.loader_memory_mb
     batch_window_seconds = 1
     max_concurrency      = 4
   }

@@ -48,6 +48,12 @@ variable "extra_tables" {
   default = {}
 }
 
+variable "loader_memory_mb" {
+  description = "What a loader takes its memory to be: it bounds the rows of change files that it reads together."
+  type        = number
+  default     = 2048
+}
+
 variable "loader_timeout_seconds" {
   description = "How long a loader may work; what it held when it crashed is free again after that."
   type        = number

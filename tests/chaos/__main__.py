@@ -9,10 +9,13 @@ import sys
 from rich.console import Console
 from rich.table import Table
 
-from chaos.campaign import LOADER_SECONDS, Campaign, Score, Setting, variables
+from chaos.campaign import Campaign, Score, Setting, variables
 from stack import local
 from stack.paths import ENV
 from stack.pipeline import Pipeline
+
+BIG_MEMORY_MB = 10240
+"""Of the loader that reads the big file: Lambda's most. A loader of 2048 MB refuses the file."""
 
 
 def main() -> int:
@@ -40,7 +43,8 @@ def main() -> int:
     running = ENV.exists() and local.EMULATOR.running() and local.STANDIN.running()
     setting, good = Setting(**given), False
     try:
-        local.up(report, variables(setting.tables, setting.big_seconds if setting.big_rows else LOADER_SECONDS))
+        big = (setting.big_seconds, BIG_MEMORY_MB) if setting.big_rows else ()
+        local.up(report, variables(setting.tables, *big))
         with Pipeline() as pipeline:
             campaign = Campaign(setting, pipeline, report)
             if setting.big_rows:

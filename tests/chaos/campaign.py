@@ -101,9 +101,13 @@ class Score:
         return json.dumps(asdict(self) | {"good": self.good})
 
 
-def variables(tables_: int, loader_seconds: int = LOADER_SECONDS) -> dict[str, str]:
+def variables(tables_: int, loader_seconds: int = LOADER_SECONDS, memory_mb: int = 2048) -> dict[str, str]:
     """What examples/local must be told for a campaign on so many tables."""
-    return {"extra_tables": json.dumps(table_map(tables(tables_))), "loader_timeout_seconds": str(loader_seconds)}
+    return {
+        "extra_tables": json.dumps(table_map(tables(tables_))),
+        "loader_timeout_seconds": str(loader_seconds),
+        "loader_memory_mb": str(memory_mb),
+    }
 
 
 def has_tables(pipeline: Pipeline, number: int) -> bool:
