@@ -24,7 +24,7 @@ from typing import TypeVar
 
 import boto3
 
-from firebolt_cdc import files, ledger, protocol
+from firebolt_cdc import files, ledger, protocol, schema
 from firebolt_cdc.apply import (
     PART_FILES,
     PART_FULL_BYTES,
@@ -497,6 +497,12 @@ class Reload:
         table, load_id = plan.table, uuid.uuid4().hex
         shadow = target_columns(self._engine, plan.shadow)
         present = target_columns(self._engine, table.target)
+        names = {column.name for column in present}
+        for column in shadow if present else ():
+            if (
+                column.name not in names
+            ):  # nullable, so harmless before the swap; in it they might pass its 100 statements
+                self._engine.query(schema.add_column(table.target, column))
         guard = "SELECT 1 FROM cdc_tables WHERE turn = ? AND load_id = ?"
         with self._engine.transaction() as tx:
             turn = ledger.read_turns(tx, {table.target}, first=True).get(table.target)
@@ -512,10 +518,6 @@ class Reload:
             self._require_complete(tx, plan, allow_gone=allow_gone)
             if not present:
                 tx.execute(create_table(table.target, shadow, table.primary_key))
-            names = {column.name for column in present}
-            for column in shadow if present else ():
-                if column.name not in names:
-                    tx.execute(f"ALTER TABLE {ident(table.target)} ADD COLUMN {ident(column.name)} {column.type} NULL")
             tx.execute(f"DELETE FROM {ident(table.target)} WHERE EXISTS ({guard})", [table.target, load_id])
             columns = [column.name for column in shadow]
             tx.execute(
