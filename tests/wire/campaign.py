@@ -14,7 +14,7 @@ from typing import Any
 
 from faults import Fault
 from wire.knockouts import knocked_out
-from wire.world import HARD, LEASE_SECONDS, LOG, SOFT, Change, Lab, Violation, World
+from wire.world import HARD, LEASE_SECONDS, LOG, RELOAD_SECONDS, SOFT, Change, Lab, Violation, World
 
 FAULTS = [f for f in Fault if f not in (Fault.HANG_BEFORE, Fault.HANG_AFTER)]
 """Without the two that cost real time; to the client they are a cut."""
@@ -130,7 +130,7 @@ def step(world: World, rng: random.Random) -> None:
     elif luck < 0.35:
         load(world, rng)
     elif luck < 0.42:
-        timeout, allow_gone = rng.choice((LEASE_SECONDS, 5 * LEASE_SECONDS)), rng.random() < 0.5
+        timeout, allow_gone = rng.choice((LEASE_SECONDS, RELOAD_SECONDS)), rng.random() < 0.5
         everything = rng.random() < 0.1
         target = rng.choice((HARD, HARD, SOFT, LOG))
         world.reload(target, everything=everything, allow_gone=allow_gone, timeout=timeout, **moment(120))
@@ -203,7 +203,7 @@ def wake(world: World, rng: random.Random, moment: Callable[[], dict[str, Any]])
         world.deliver(job.batch, **moment())
     elif what < 0.7 and job.name.startswith("reload "):
         world.count["reloads overtaken"] += 1
-        world.wait(5 * LEASE_SECONDS + 5)
+        world.wait(RELOAD_SECONDS + 5)
         batch, world.messages = world.messages[:4], world.messages[4:]
         world.deliver(batch)
         world.reload(job.name.removeprefix("reload "), **moment())

@@ -62,6 +62,8 @@ TABLES = {
 }
 LEDGER = "cdc_processed_files"
 LEASE_SECONDS = 60
+RELOAD_SECONDS = 300
+"""How long an operator lets a reload take, and hold its table, at most."""
 ROWS = pa.schema([("Op", pa.string()), ("id", pa.int64()), ("v", pa.string())])
 Change = tuple[str, int, str | None]
 Name = tuple[str, str]
@@ -709,7 +711,7 @@ class World:
     def settle(self, rounds: int = 12) -> None:
         """Leases run out, the sweep and the reconciliation run, everything is delivered, until nothing moves."""
         for number in range(rounds):
-            self.wait(LEASE_SECONDS + 45)
+            self.wait(RELOAD_SECONDS + 45)
             if number and self.messages:
                 self._end_unknown()
             swept = self._cleaned("sweep")
@@ -788,7 +790,7 @@ class World:
         for target in (HARD, SOFT, LOG):
             if not self._held(target):
                 continue
-            job = self.reload(target, allow_gone=True, timeout=10 * LEASE_SECONDS)
+            job = self.reload(target, allow_gone=True, timeout=RELOAD_SECONDS)
             if job.error is not None:
                 raise Violation(f"the reload of {target} fails without faults: {job.trace}")
             self.count["reloads at the end"] += 1
