@@ -60,6 +60,10 @@ class File:
     rows: list[Row]
     run: int
 
+    @property
+    def is_full_load(self) -> bool:
+        return "/LOAD" in self.key
+
     def body(self) -> bytes:
         return _parquet(self.run, *zip(*self.rows, strict=True))
 
@@ -113,14 +117,17 @@ def table_map(of: Iterable[Table]) -> dict[str, Any]:
     }
 
 
-def plan(seed: int, files: int, tables_: int, duplicates: float, run: int) -> Plan:
-    """Make the source's changes, and choose the order of deliveries: shuffled nearby, some very late, some repeated."""
+def plan(seed: int, files: int, tables_: int, duplicates: float, run: int, full_loads: int = FULL_LOADS) -> Plan:
+    """Make the source's changes, and choose the order of deliveries: shuffled nearby, some very late, some repeated.
+
+    Full-load files, `full_loads` of each table, come first of all: what is newer than a change is another full load.
+    """
     chance = random.Random(seed)
     made = Plan(tables(tables_), [], [])
     loaded = dict.fromkeys(made.tables, 0)
     for number in range(files):
         table = made.tables[number] if number < tables_ else chance.choice(made.tables)
-        full = loaded[table] < FULL_LOADS
+        full = loaded[table] < full_loads
         loaded[table] += 1
         if full:
             name = f"LOAD{loaded[table]:08X}.parquet"
@@ -138,7 +145,9 @@ def plan(seed: int, files: int, tables_: int, duplicates: float, run: int) -> Pl
         (place + chance.choice([0, chance.uniform(0, 5), chance.uniform(0, files / 2)]), number)
         for place, number in chance.sample(places, round(files * duplicates))
     ]
-    ordered = sorted([(p, False, n) for p, n in places] + [(p, True, n) for p, n in again])
+    ordered = sorted(
+        [(-1.0 if made.files[n].is_full_load else p, False, n) for p, n in places] + [(p, True, n) for p, n in again]
+    )
     made.deliveries = [(made.files[number], repeated) for _, repeated, number in ordered]
     return made
 
