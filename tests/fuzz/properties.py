@@ -243,7 +243,8 @@ def _read(bodies: Sequence[bytes], target: Any, settings: dict[str, Any], kind: 
             if staged is None:
                 return [*ends, f"staging {ending}"]
             counts = staged[1]
-        part = apply.Part("merge", table, 1, tuple(prepared), tuple(columns), "k" if changes else None, 0, counts, {})
+        place = apply.Place("merge", table, 1)
+        part = apply.Part(place, tuple(prepared), tuple(columns), "k" if changes else None, 0, counts, {})
         _, ending = readable(lambda: _check_sql(part, table))
         ends.append(f"SQL {ending}")
     return ends
@@ -339,11 +340,12 @@ def identifiers_stay_in_their_quotes(_: Lab, example: tuple[str, list[str]]) -> 
     )
     if table is None:
         return [ending]
-    plan = stage.schema.ColumnPlan({k: Column(k, "TEXT") for k in key}, tuple(Column(k, "TEXT") for k in key), ())
+    columns = {k: Column(k, "TEXT") for k in key}
+    plan = stage.schema.ColumnPlan(columns, tuple(columns.values()), {}, dict.fromkeys(key, "TEXT"))
     version = FileVersion(SOURCE, "k", "e")
     file = SourceFile(version, "k", "t/x", Kind.CHANGE, "", table, target)
     found = stage.Prepared(file, ObjectInfo(version, 1, NOW), plan, 0, pa.table({}), {})
-    part = apply.Part(target, table, 1, (found,), (), "k", 0, {}, {})
+    part = apply.Part(apply.Place(target, table, 1), (found,), (), "k", 0, {}, {})
     _, ending = readable(lambda: _check_sql(part, table))
     return [ending]
 

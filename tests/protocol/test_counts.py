@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import pyarrow as pa
@@ -74,17 +75,22 @@ def lose_a_staged_row(patch: pytest.MonkeyPatch) -> None:
 
 def lose_a_row_that_was_read(patch: pytest.MonkeyPatch) -> None:
     whole = stage._changes
-    patch.setattr(stage, "_changes", lambda *given: whole(*given).slice(1))
+
+    def without_one(*given: Any) -> Any:
+        changes = whole(*given)
+        return replace(changes, rows=changes.rows.slice(1))
+
+    patch.setattr(stage, "_changes", without_one)
 
 
 def double_a_row(patch: pytest.MonkeyPatch) -> None:
-    whole = stage._kept
+    whole = stage._changes
 
-    def doubled(rows: pa.Table, table: Any) -> tuple[pa.Table, int]:
-        kept, dropped = whole(rows, table)
-        return pa.concat_tables([kept, rows.slice(0, 1)]), dropped
+    def doubled(*given: Any) -> Any:
+        changes = whole(*given)
+        return replace(changes, rows=pa.concat_tables([changes.rows, changes.rows.slice(0, 1)]))
 
-    patch.setattr(stage, "_kept", doubled)
+    patch.setattr(stage, "_changes", doubled)
 
 
 def lose_a_key(patch: pytest.MonkeyPatch) -> None:

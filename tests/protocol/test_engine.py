@@ -26,6 +26,7 @@ from firebolt_cdc.errors import (
     ConflictError,
     EngineRejectedError,
     PermanentError,
+    TimedOutError,
     TimeShortError,
     TransientError,
 )
@@ -268,7 +269,7 @@ def test_a_server_that_never_answers_ends_within_the_deadline(
     proxy.inject(Fault.HANG_BEFORE, when=matching(statement))
     began = time.monotonic()
     error = failure(lambda: write(make(seconds=1.0)))
-    assert type(error) is TransientError
+    assert type(error) is TimedOutError
     assert time.monotonic() - began < 3
     assert rows() == []
 
@@ -493,7 +494,7 @@ def test_a_handshake_that_never_answers_ends_within_the_deadline(
     engine = account()
     engine._deadline = Deadline(1.0)
     error = failure(lambda: engine.query("SELECT 1"))
-    assert type(error) is TransientError
+    assert type(error) is TimedOutError
     assert time.monotonic() - began < 4
 
 

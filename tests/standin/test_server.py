@@ -156,9 +156,9 @@ def test_service_account_refusals(managed: StandIn) -> None:
 
 def test_settings(engine: StandIn, sql: Any) -> None:
     sql("SET query_label = 'mine'")
-    sql("SELECT 1")
+    sql("SELECT 4711")
     labels = sql(
-        "SELECT DISTINCT query_label FROM information_schema.engine_query_history WHERE query_text = 'SELECT 1'"
+        "SELECT DISTINCT query_label FROM information_schema.engine_query_history WHERE query_text = 'SELECT 4711'"
     )
     assert labels == [["mine"]]
     with pytest.raises(FireboltError, match="unknown setting"):
