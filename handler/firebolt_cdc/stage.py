@@ -553,6 +553,7 @@ def _holds_deletes(name: str, parquet: pq.ParquetFile, table: Table, control: _C
     columns = [column for column in (control.op, control.marker) if column is not None]
     for batch in parquet.iter_batches(BATCH_ROWS, columns=columns, use_threads=False) if columns else ():
         rows = pa.Table.from_batches([batch])
+        rows.validate(full=True)  # as where all columns are read
         operations = _operations(name, rows, table, control.op)
         strange = pc.not_equal(operations, "I")
         if table.op.written_by_dms and pc.any(strange).as_py():

@@ -228,7 +228,7 @@ def column(draw: Any, type_: pa.DataType, rows: int, *, nulls: bool = True) -> p
     name = str(type_)
     kind = next((k for k in _VALUES if k in name.replace("uint", "int").replace("double", "float")), None)
     if pa.types.is_list(type_) and not nulls:
-        return pa.array([[]] * rows, type_)
+        return pa.ListArray.from_arrays(pa.array([0] * (rows + 1), pa.int32()), pa.nulls(0, type_.value_type), type_)
     if pa.types.is_nested(type_) or kind is None:
         return pa.nulls(rows, type_)
     some = st.sampled_from(_VALUES[kind])
