@@ -223,9 +223,7 @@ def _misfit(file: str, table: str, name: str, have: str, column: Column, reason:
     type_ = wider(have, column.type)
     ddl = None if type_ in (None, column.type) or not column.nullable else _retype(table, column, str(type_))
     way = (
-        f"run, in one transaction: {ddl}"
-        if ddl
-        else "leave the column out, or rename the target away and have it made anew by firebolt-cdc reload --everything"
+        f"run, in one transaction: {ddl}" if ddl else "load the table into a target that fits, or leave the column out"
     )
     return DriftError(file, table, column.name, f"{what}{reason and ': '}{reason}; {way}", ddl)
 

@@ -28,7 +28,7 @@ def left_out(name: str, type_: str = "") -> str:
 
 def misfit(have: str, column: str, reason: str = "", new: str = "") -> str:
     """The message of a column `v` whose values do not fit, with the way out: a wider column, or none."""
-    way = "leave the column out, or rename the target away and have it made anew by firebolt-cdc reload"
+    way = "load the table into a target that fits, or leave the column out"
     if new:
         way = (
             f'run, in one transaction: ALTER TABLE "t[0-9]+" ADD COLUMN "v_new" {re.escape(new)} NULL; .*'
