@@ -20,9 +20,11 @@ FAULTS = [f for f in Fault if f not in (Fault.HANG_BEFORE, Fault.HANG_AFTER)]
 """Without the two that cost real time; to the client they are a cut."""
 LOST = (Fault.RESET_SESSION, Fault.FORGET_SESSION, Fault.RESTART)
 """Those after which a client may go on outside the transaction that it began."""
+DATA = ('INSERT INTO "', "MERGE")
+"""Beginnings of the statements that write a file's rows."""
 PLACES: tuple[str | tuple[str, ...], ...] = (
     "UPDATE cdc_tables SET version",
-    ('INSERT INTO "', "MERGE"),
+    DATA,
     "INSERT INTO cdc_applied",
     "COMMIT",
 )
@@ -95,11 +97,14 @@ def begin(world: World, rng: random.Random) -> None:
 
 
 def arm(world: World, rng: random.Random) -> None:
-    """A fault at any statement from now, or aimed at a load."""
-    if rng.random() < 0.7:
+    """A fault at any statement from now, or aimed at a load, or a load that loses the rows it has just written."""
+    luck = rng.random()
+    if luck < 0.65:
         world.arm(rng.randint(1, 25), rng.choice(FAULTS))
-    else:
+    elif luck < 0.9:
         world.arm(rng.choice(PLACES), rng.choice(rng.choice((FAULTS, LOST))))
+    else:
+        world.arm(DATA, rng.choice((Fault.RESET_SESSION, Fault.FORGET_SESSION)))
 
 
 def step(world: World, rng: random.Random) -> None:

@@ -678,7 +678,7 @@ def to_duckdb(tree: exp.Expr, context: Context) -> str:
     _resolve_tables(holder, context)
     for node in reversed(list(holder.walk())):  # arguments before the call that they belong to
         _translate(node, context)
-    text = str(holder.this.sql(dialect="duckdb"))
+    text = str(holder.this.sql(dialect="duckdb", copy=False))
     for name, subquery in context.subqueries.items():
         text = text.replace(quoted(name), subquery)
     return text
