@@ -244,12 +244,27 @@ CASES = [
         )
         for what, values, target, told in (
             ("character zero", pa.array([None, "a\0b"]), "TEXT", "row 2 holds a character zero"),
-            ("character zero, large", pa.array([None, "\0"], pa.large_string()), "TEXT", "row 2 holds a character zero"),
+            (
+                "character zero, large",
+                pa.array([None, "\0"], pa.large_string()),
+                "TEXT",
+                "row 2 holds a character zero",
+            ),
             ("character zero, repeated", pa.array([None, "\0"]).dictionary_encode(), "TEXT", "row 2 holds a character"),
             ("character zero, item", pa.array([["a", "b"], ["c", "\0"]]), "ARRAY(TEXT)", "row 2 holds a character"),
             ("not UTF-8", pa.array([None, b"a\xff"]).view(pa.string()), "TEXT", "row 2 has text"),
-            ("the year 20000", pa.array([None, 6_585_000], pa.date32()), "DATE", "row 2 holds a time outside the years"),
-            ("before the year 1", pa.array([None, -(2**62)], pa.timestamp("us")), "TIMESTAMP", "row 2 holds a time out"),
+            (
+                "the year 20000",
+                pa.array([None, 6_585_000], pa.date32()),
+                "DATE",
+                "row 2 holds a time outside the years",
+            ),
+            (
+                "before the year 1",
+                pa.array([None, -(2**62)], pa.timestamp("us")),
+                "TIMESTAMP",
+                "row 2 holds a time out",
+            ),
         )
         for file_name in (CHANGE, FULL)
     ],
