@@ -322,6 +322,9 @@ def cast(file: str, name: str, values: pa.ChunkedArray, column: Column, table: s
     try:
         if pa.types.is_string(wanted) and pa.types.is_time(values.type):
             values = values.cast(pa.time64("us"))
+        if pa.types.is_decimal32(values.type) or pa.types.is_decimal64(values.type):
+            wide = pa.decimal128(values.type.precision, values.type.scale)
+            values = values.cast(wide)  # pyarrow (26) holds a whole number's limits against its own width
         if pa.types.is_decimal(wanted) and pa.types.is_integer(values.type):
             values = values.cast(pa.decimal128(20, 0))  # pyarrow refuses the direct cast by type, not by value
         result = values.cast(wanted, safe=True)

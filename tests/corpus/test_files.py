@@ -110,10 +110,9 @@ READABLE: dict[str, tuple[bytes, list[list[Any]]]] = {
         ALL,
     ),
 }
-FOLDERS = ["", "20240102/", "2024010203/", "202401/", "01202402/", "02012024/"]
-FOLDERS += (
-    [f"2024{d}01{d}02/" for d in "/-_"] + [f"2024{d}01{d}02{d}03/" for d in "/-_"] + [f"02{d}01{d}2024/" for d in "/-_"]
-)
+PATTERNS = ["2024 01 02", "2024 01 02 03", "2024 01", "01 2024 02", "02 01 2024"]
+"""DatePartitionSequence: YYYYMMDD, YYYYMMDDHH, YYYYMM, MMYYYYDD, DDMMYYYY."""
+FOLDERS = ["", *(pattern.replace(" ", delimiter) + "/" for pattern in PATTERNS for delimiter in ("/", "-", "_", ""))]
 ODD = [
     "a b",
     "a+b",

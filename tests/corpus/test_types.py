@@ -58,6 +58,8 @@ SAMPLES: dict[str, tuple[pa.DataType, list[Any]]] = {
         (pa.float32(), [1.5, NAN, INF, -INF, -0.0, 1.401298464324817e-45, 3.4028234663852886e38]),
         (pa.float64(), [0.1, NAN, INF, -INF, -0.0, 5e-324, 1.7976931348623157e308]),
         (pa.decimal128(1, 0), digits("9", "-9")),
+        (pa.decimal32(9, 2), digits("9999999.99", "-9999999.99", "0.01")),
+        (pa.decimal64(18, 4), digits("99999999999999.9999", "-99999999999999.9999", "0.0001")),
         (pa.decimal128(10, 2), digits("99999999.99", "-99999999.99", "0.01")),
         (pa.decimal128(38, 0), digits(NINES, f"-{NINES}", "0")),
         (pa.decimal128(38, 38), digits(f"0.{NINES}", f"-0.{NINES}", "0E-38")),
