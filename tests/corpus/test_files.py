@@ -240,22 +240,24 @@ def test_tiny_files_cost_statements_by_the_batch(counted: tuple[Pipeline, FaultP
 
 def test_one_unreadable_file_among_a_hundred_costs_no_further_load(counted: tuple[Pipeline, FaultProxy]) -> None:
     pipeline, proxy = counted
-    events = [pipeline.put(f"t/hundred/20240102-{n:03}.parquet", parquet({"id": [n], "v": [n]})) for n in range(98)]
+    events = [pipeline.put(f"t/hundred/20240102-{n:03}.parquet", parquet({"id": [n], "v": [n]})) for n in range(97)]
     bad = pipeline.put("t/hundred/20240102-050x.parquet", parquet({"id": [1]}))
     torn = pipeline.put("t/hundred/20240102-0505.parquet", WHOLE[:-9])
+    sealed = pipeline.put("t/hundred/20240102-0506.parquet", encrypted(["v"], plaintext_footer=True))
     since = len(proxy.calls)
-    assert pipeline.deliver(*events[:50], bad, torn, *events[50:], timeout_seconds=300.0) == []
+    assert pipeline.deliver(*events[:50], bad, torn, sealed, *events[50:], timeout_seconds=300.0) == []
     assert statements(proxy, since, "MERGE INTO") == 1
-    assert pipeline.sql.value("SELECT COUNT(*) FROM hundred") == 98
+    assert pipeline.sql.value("SELECT COUNT(*) FROM hundred") == 97
     failed = pipeline.sql(
         "SELECT file_key, error_class, attempt_count FROM cdc_processed_files WHERE status = 'failed' "
         "AND file_key LIKE 't/hundred/%' ORDER BY 1"
     )
     assert failed == [
         ["t/hundred/20240102-0505.parquet", "permanent", 1],
+        ["t/hundred/20240102-0506.parquet", "permanent", 1],
         ["t/hundred/20240102-050x.parquet", "permanent", 1],
     ]
-    assert len(pipeline.take(pipeline.dlq)) == 2
+    assert len(pipeline.take(pipeline.dlq)) == 3
 
 
 def test_one_file_that_the_engine_refuses(counted: tuple[Pipeline, FaultProxy]) -> None:
