@@ -24,10 +24,12 @@ from datetime import UTC, datetime
 
 from firebolt_cdc import ledger, protocol, schema
 from firebolt_cdc.config import Config, Deletes, MissingTable, Mode, Table
+from firebolt_cdc.deadline import Deadline
 from firebolt_cdc.engine import Engine, Transaction
 from firebolt_cdc.errors import (
     CdcError,
     ConflictError,
+    EngineRejectedError,
     PermanentError,
     TimedOutError,
     TooSlowError,
@@ -38,7 +40,7 @@ from firebolt_cdc.errors import (
 from firebolt_cdc.files import FileVersion, Kind, SourceFile, file_rank
 from firebolt_cdc.schema import DELETED, FILE, OP, SEQ, Column
 from firebolt_cdc.sql import ident, idents, marks
-from firebolt_cdc.stage import Counts, Prepared, doubled_key, stage
+from firebolt_cdc.stage import Counts, Prepared, doubled_key, explain, stage
 from firebolt_cdc.storage import Storage
 from firebolt_cdc.telemetry import logger
 
@@ -145,10 +147,11 @@ def target_columns(engine: Engine, target: str) -> tuple[Column, ...]:
 class Applier:
     """Runs load transactions."""
 
-    def __init__(self, engine: Engine, storage: Storage, config: Config) -> None:
+    def __init__(self, engine: Engine, storage: Storage, config: Config, deadline: Deadline) -> None:
         self._engine = engine
         self._storage = storage
         self._config = config
+        self._deadline = deadline
 
     def apply(
         self,
@@ -164,6 +167,7 @@ class Applier:
         Raises:
             As `load`, of which an error at COMMIT here means that nothing was written.
             TooSlowError: the time was up before the rows were applied, and the engine answered after that.
+            PermanentError: the engine refused a full-load file that was alone, and the file says why.
         """
         load_id = uuid.uuid4().hex
         counts: dict[str, Counts] = {}
@@ -187,11 +191,34 @@ class Applier:
             self.load(part, claim_id, load_id, release=release)
         except (TransientError, ConflictError) as error:
             if isinstance(error, (TurnLostError, AlreadyAppliedError)) or not self._committed(load_id):
+                self._explain(prepared, error)
                 raise
             logger.warning("COMMIT had succeeded although its answer was an error", load_id=load_id, error=str(error))
         finally:
             self._unstage(staged)
         return Loaded(load_id, counts, ddl)
+
+    def _explain(self, prepared: Sequence[Prepared], error: CdcError) -> None:
+        """Look into a full-load file that the engine read itself and refused, now that its transaction is over.
+
+        Only into one that was alone: of several, halving finds out which. What goes wrong here must not stand in for
+        why the engine refused it.
+
+        Raises:
+            PermanentError: what is wrong with the file, as of a file of changes.
+        """
+        alone = prepared[0] if len(prepared) == 1 else None
+        refused = isinstance(error, EngineRejectedError) and not isinstance(error, TooSlowError)
+        if not refused or alone is None or alone.rows is not None:
+            return
+        try:
+            reason = explain(self._storage.open(alone.info), alone, self._deadline)
+        except Exception as unread:  # noqa: BLE001 - the engine's refusal is raised, whatever happened here
+            logger.warning("a file that the engine refused could not be looked through", error=redact(str(unread)))
+            return
+        if reason is not None:
+            logger.warning("the engine refused a full-load file", file_key=alone.file.file_key, error=str(error))
+            raise reason from error
 
     def _committed(self, load_id: str) -> bool:
         return bool(self._engine.query("SELECT applied_id FROM cdc_applied WHERE load_id = ?", [load_id]))

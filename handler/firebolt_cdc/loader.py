@@ -129,7 +129,7 @@ class Worker:
         self._deadline = deadline
         self._seconds = deadline.remaining_seconds()
         self._room = room_bytes(memory_bytes)
-        self._applier = Applier(engine, storage, config)
+        self._applier = Applier(engine, storage, config, deadline)
         self._outcomes: dict[FileVersion, Outcome] = {}
         self._held: set[str] = set()
         """Turns that this worker holds, or may hold."""

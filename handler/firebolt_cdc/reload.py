@@ -151,7 +151,7 @@ class Reload:
         self._ledger = book
         self._deadline = deadline
         self._room = room_bytes(memory_bytes)
-        self._applier = Applier(engine, storage, config)
+        self._applier = Applier(engine, storage, config, deadline)
 
     @classmethod
     def of(cls, config: Config, engine: Engine, deadline: Deadline, context: LambdaContext) -> Reload:

@@ -57,6 +57,7 @@ _DAYS = (-719_162, 2_932_896)
 _MICROSECONDS = (_DAYS[0] * 86_400_000_000, (_DAYS[1] + 1) * 86_400_000_000 - 1)
 TIMES = frozenset({"DATE", "TIMESTAMP", "TIMESTAMPTZ"})
 """Types of which a file of the same type can have values that Firebolt cannot hold (TEXT is the other one)."""
+_CORRECT = "correct the value in the source, or leave the column out"
 _SPELLINGS = {
     "INT": "INTEGER", "INT4": "INTEGER", "LONG": "BIGINT", "INT8": "BIGINT", "FLOAT": "REAL", "FLOAT4": "REAL",
     "DOUBLE": "DOUBLE PRECISION", "FLOAT8": "DOUBLE PRECISION", "BOOL": "BOOLEAN", "STRING": "TEXT", "VARCHAR": "TEXT",
@@ -217,12 +218,14 @@ def _retype(table: str, column: Column, type_: str) -> str:
     )
 
 
-def _misfit(file: str, table: str, name: str, have: str, column: Column, reason: str) -> DriftError:
-    """A column whose values do not fit, with the way out."""
+def _misfit(
+    file: str, table: str, name: str, have: str, column: Column, reason: str, way: str | None = None
+) -> DriftError:
+    """A column whose values do not fit, with the way out: `way`, where no other column would help."""
     what = f"the column {name!r} of type {have} does not fit the target's {column.name!r} {column.type}"
     type_ = wider(have, column.type)
     ddl = None if type_ in (None, column.type) or not column.nullable else _retype(table, column, str(type_))
-    way = (
+    way = way or (
         f"run, in one transaction: {ddl}" if ddl else "load the table into a target that fits, or leave the column out"
     )
     return DriftError(file, table, column.name, f"{what}{reason and ': '}{reason}; {way}", ddl)
@@ -312,13 +315,16 @@ def cast(file: str, name: str, values: pa.ChunkedArray, column: Column, table: s
     have = firebolt_type(values.type) or str(values.type)
     if values.type == wanted:
         if problem := _unholdable(values, start):
-            raise _misfit(file, table, name, have, column, problem)
+            raise _misfit(file, table, name, have, column, problem, _CORRECT)
         return values
     if not _compatible(values.type, wanted):
         raise _misfit(file, table, name, have, column, "")
     try:
         if pa.types.is_string(wanted) and pa.types.is_time(values.type):
             values = values.cast(pa.time64("us"))
+        if pa.types.is_decimal32(values.type) or pa.types.is_decimal64(values.type):
+            wide = pa.decimal128(values.type.precision, values.type.scale)
+            values = values.cast(wide)  # pyarrow (26) holds a whole number's limits against its own width
         if pa.types.is_decimal(wanted) and pa.types.is_integer(values.type):
             values = values.cast(pa.decimal128(20, 0))  # pyarrow refuses the direct cast by type, not by value
         result = values.cast(wanted, safe=True)
@@ -332,12 +338,16 @@ def cast(file: str, name: str, values: pa.ChunkedArray, column: Column, table: s
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
         raise _misfit(file, table, name, have, column, str(error)) from error
     if problem := _unholdable(result, start):
-        raise _misfit(file, table, name, have, column, problem)
+        raise _misfit(file, table, name, have, column, problem, _CORRECT)
     return result
 
 
 def _unholdable(values: pa.ChunkedArray, start: int) -> str:
     """What of these Firebolt cannot hold (its "Data types"): a character zero, times outside the years 1 to 9999."""
+    rows: Any = None
+    while pa.types.is_list(values.type):
+        parents = pc.list_parent_indices(values)
+        rows, values = parents if rows is None else rows.take(parents), pc.list_flatten(values)
     if pa.types.is_string(values.type):
         bad, what = pc.match_substring(values, "\0"), "a character zero, which TEXT cannot hold"
     elif pa.types.is_date(values.type) or pa.types.is_timestamp(values.type):
@@ -346,7 +356,10 @@ def _unholdable(values: pa.ChunkedArray, start: int) -> str:
         bad, what = pc.or_(early, late), "a time outside the years 1 to 9999"
     else:
         return ""
-    return f"row {start + pc.index(bad, True).as_py() + 1} holds {what}" if pc.any(bad).as_py() else ""
+    if not pc.any(bad).as_py():
+        return ""
+    at = pc.index(bad, True).as_py()
+    return f"row {start + (at if rows is None else rows[at].as_py()) + 1} holds {what}"
 
 
 def _compatible(have: Any, want: Any) -> bool:

@@ -11,8 +11,9 @@ process PEAK_FACTOR times as much beside what it takes for itself (BASE_BYTES). 
 
 from __future__ import annotations
 
+import contextlib
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -21,6 +22,7 @@ import pyarrow.parquet as pq
 
 from firebolt_cdc import schema
 from firebolt_cdc.config import Deletes, Mode, OrderBy, Table
+from firebolt_cdc.deadline import Deadline
 from firebolt_cdc.errors import PermanentError
 from firebolt_cdc.files import Kind, SourceFile, file_rank
 from firebolt_cdc.schema import FILE, OP, SEQ, Column, ColumnPlan
@@ -33,6 +35,14 @@ CHANGE_SEQ_DIGITS = 38
 """AR_H_CHANGE_SEQ has 35 digits (AWS DMS guide, "Using transformation rule expressions"); padded on the left."""
 _DEFECT = "a defect of the loader: please report it"
 BATCH_ROWS = 16_384
+LOOK_ROWS = 64
+"""Rows that `explain` reads at once: of text that is a megabyte each, as many megabytes."""
+LOOK_BYTES = 16 * 1024 * 1024
+"""What it checks at once, and fetches at once of an object that is not fetched whole."""
+SPARE_SECONDS = 12.0
+"""With less than this left, `explain` says nothing: the failure must still be written down."""
+SIGNATURE_BYTES = 28
+"""What follows the metadata in a plaintext footer of an encrypted file: a nonce and a tag (Parquet's "Encryption")."""
 OWN_BYTES = 200
 """What OP, SEQ, FILE and a row's number take in memory, for each row."""
 BASE_BYTES = 320 * 1024 * 1024
@@ -134,13 +144,8 @@ def prepare(reader: ObjectReader, file: SourceFile, info: ObjectInfo, target: Se
         GoneError: the object was deleted or overwritten.
     """
     name = str(file.version)
-    try:
-        parquet = pq.ParquetFile(pa.PythonFile(reader, mode="r"), pre_buffer=file.kind is Kind.CHANGE)
-        found = parquet.schema_arrow
-        str(found)  # decodes every name
-    except (pa.ArrowException, OSError, UnicodeError) as error:
-        raise PermanentError(f"{name}: not a readable Parquet file ({info.size_bytes} bytes): {error}") from error
-    table = file.table
+    parquet = _open(name, reader, info, pre_buffer=file.kind is Kind.CHANGE)
+    found, table = parquet.schema_arrow, file.table
     doubled = sorted({field.name for field in found if len(found.get_all_field_indices(field.name)) > 1})
     if doubled:
         raise PermanentError(f"{name}: the columns {doubled} are there more than once")
@@ -155,7 +160,7 @@ def prepare(reader: ObjectReader, file: SourceFile, info: ObjectInfo, target: Se
         )
     if not plan.mapped:
         raise PermanentError(f"{name}: the file has no data columns")
-    try:
+    with _reading(name, info):
         if file.kind is Kind.FULL and not (
             _needs_conversion(found, plan) or _holds_deletes(name, parquet, table, control)
         ):
@@ -163,15 +168,66 @@ def prepare(reader: ObjectReader, file: SourceFile, info: ObjectInfo, target: Se
             types = {s: schema.firebolt_type(found.field(s).type) or "" for s in plan.mapped}
             return Prepared(file, info, plan, parquet.metadata.num_rows, None, types)
         rows = _read(name, parquet, room)
-        rows.validate(full=True)  # pyarrow reads text that is not UTF-8 without a word
-    except (pa.ArrowException, OSError) as error:
-        raise PermanentError(f"{name}: damaged Parquet file ({info.size_bytes} bytes): {error}") from error
+        for column in rows.column_names:
+            _require_sound(name, column, rows[column])
     changes = _changes(name, rows, file, info, plan, control)
     if file.kind is Kind.FULL and table.mode is Mode.MERGE:
         _require_distinct(name, changes.rows, table.primary_key)
     return Prepared(
         file, info, plan, parquet.metadata.num_rows, changes.rows, {}, changes.rows_dropped, changes.rows_moved
     )
+
+
+def explain(reader: ObjectReader, refused: Prepared, deadline: Deadline) -> PermanentError | None:
+    """What is wrong with a full-load file that the engine was to read itself, and has refused.
+
+    Whatever `_check_full_load` leaves to the engine is looked for now, since a file that holds it is refused each time,
+    and the engine's words name neither row nor way out: text that is not UTF-8 or holds a character zero, damage.
+
+    Args:
+        reader: the object's content.
+        refused: the file, as it was prepared.
+        deadline: the invocation's; nothing is looked for in its last SPARE_SECONDS.
+
+    Returns:
+        The failure that a file of changes with these rows would have, or None: nothing is wrong with the file, or there
+        was too little time to find it.
+
+    Raises:
+        GoneError, TransientError: the object could not be read.
+    """
+    name, table = str(refused.file.version), refused.file.table
+    try:
+        with _reading(name, refused.info):
+            parquet = _open(name, reader, refused.info, pre_buffer=False, buffer_size=LOOK_BYTES)
+            for source, column in refused.plan.mapped.items():
+                row = 0
+                for values in _looked_through(parquet, source):
+                    if deadline.remaining_seconds() < SPARE_SECONDS:
+                        return None
+                    _require_sound(name, source, values, row)
+                    schema.cast(name, source, values, column, table.target, row)
+                    row += len(values)
+    except PermanentError as error:
+        return error
+    return None
+
+
+def _looked_through(parquet: pq.ParquetFile, column: str) -> Iterator[pa.ChunkedArray]:
+    """A column in pieces of LOOK_BYTES, or one batch of LOOK_ROWS more, or BATCH_ROWS.
+
+    How much a batch takes is known only once it is there: neither the footer nor the pages tell the longest text.
+    """
+    batches: list[pa.Array] = []
+    taken = 0
+    for batch in parquet.iter_batches(LOOK_ROWS, columns=[column], use_threads=False):
+        batches.append(batch.column(0))
+        taken += batch.nbytes
+        if taken >= LOOK_BYTES or len(batches) * LOOK_ROWS >= BATCH_ROWS:
+            yield pa.chunked_array(batches)
+            batches, taken = [], 0
+    if batches:
+        yield pa.chunked_array(batches)
 
 
 def stage(files: Sequence[Prepared], table: Table) -> tuple[bytes, dict[str, Counts]]:
@@ -216,6 +272,68 @@ def stage(files: Sequence[Prepared], table: Table) -> tuple[bytes, dict[str, Cou
     buffer = io.BytesIO()
     pq.write_table(rows, buffer, compression="zstd", store_schema=False)
     return buffer.getvalue(), counts
+
+
+def _open(
+    name: str, reader: ObjectReader, info: ObjectInfo, *, pre_buffer: bool, buffer_size: int = 0
+) -> pq.ParquetFile:
+    """Open a file and read its footer.
+
+    Raises:
+        PermanentError: it is not Parquet, or encrypted, in whole or in some of its columns.
+    """
+    encrypted = PermanentError(
+        f"{name}: the Parquet file is encrypted ({info.size_bytes} bytes), so neither the loader nor the engine can "
+        "read it: switch Parquet encryption off where it is written, and let S3 encrypt the bucket"
+    )
+    try:
+        parquet = pq.ParquetFile(pa.PythonFile(reader, mode="r"), pre_buffer=pre_buffer, buffer_size=buffer_size)
+        str(parquet.schema_arrow)  # decodes every name
+    except (pa.ArrowException, OSError, UnicodeError) as error:
+        if _tail(reader, info)[4:] == b"PARE":
+            raise encrypted from error
+        raise PermanentError(f"{name}: not a readable Parquet file ({info.size_bytes} bytes): {error}") from error
+    # To ask pyarrow (26) for the metadata of an encrypted column would abort the process.
+    footer_bytes = int.from_bytes(_tail(reader, info)[:4], "little")
+    if footer_bytes - parquet.metadata.serialized_size == SIGNATURE_BYTES:
+        raise encrypted
+    return parquet
+
+
+def _tail(reader: ObjectReader, info: ObjectInfo) -> bytes:
+    """The last eight bytes: how long the footer is, and the magic word."""
+    reader.seek(max(0, info.size_bytes - 8))
+    return reader.read(8)
+
+
+@contextlib.contextmanager
+def _reading(name: str, info: ObjectInfo) -> Iterator[None]:
+    """What pyarrow says of pages that it cannot read, as the file's failure."""
+    try:
+        yield
+    except (pa.ArrowException, OSError) as error:
+        raise PermanentError(f"{name}: damaged Parquet file ({info.size_bytes} bytes): {error}") from error
+
+
+def _require_sound(name: str, column: str, values: pa.ChunkedArray, start: int = 0) -> None:
+    """Check a column's text, and its offsets: pyarrow reads text that is not UTF-8 without a word.
+
+    `start`: the rows of the file before these.
+    """
+    if pa.types.is_dictionary(values.type):
+        values = values.cast(values.type.value_type)
+    try:
+        values.validate(full=True)
+    except pa.ArrowInvalid:
+        for row, value in enumerate(values, start + 1):
+            try:
+                value.as_py()
+            except UnicodeDecodeError as error:
+                raise PermanentError(
+                    f"{name}: row {row} has text in the column {column!r} that is not UTF-8: correct it in the source, "
+                    "or load the column as binary"
+                ) from error
+        raise
 
 
 def _find(source: pa.Schema, name: str) -> str | None:
@@ -388,8 +506,11 @@ def _text(name: str, what: str, column: str, values: pa.ChunkedArray) -> pa.Arra
     return values.cast(pa.string()).combine_chunks()
 
 
-def _operations(name: str, rows: pa.Table, table: Table, column: str | None) -> pa.Array:
-    """I, U or D for each row. Without the column, and without a value in DMS's own, a row is an insert."""
+def _operations(name: str, rows: pa.Table, table: Table, column: str | None, start: int = 0) -> pa.Array:
+    """I, U or D for each row. Without the column, and without a value in DMS's own, a row is an insert.
+
+    `start`: the rows of the file before these.
+    """
     if column is None:
         return pa.repeat(pa.scalar("I"), rows.num_rows)
     values = _text(name, "operation column", column, rows[column])
@@ -401,7 +522,7 @@ def _operations(name: str, rows: pa.Table, table: Table, column: str | None) -> 
     if result.null_count:
         row = pc.index(pc.is_null(result), True).as_py()
         raise PermanentError(
-            f"{name}: row {row + 1} has the operation {values[row].as_py()!r}, expected one of "
+            f"{name}: row {start + row + 1} has the operation {values[row].as_py()!r}, expected one of "
             f"{', '.join(table.op.values)}"
         )
     return result
@@ -551,10 +672,13 @@ def _holds_deletes(name: str, parquet: pq.ParquetFile, table: Table, control: _C
         PermanentError: it holds an unknown operation, or one that DMS does not write into full loads.
     """
     columns = [column for column in (control.op, control.marker) if column is not None]
+    start = 0
     for batch in parquet.iter_batches(BATCH_ROWS, columns=columns, use_threads=False) if columns else ():
         rows = pa.Table.from_batches([batch])
-        rows.validate(full=True)  # as where all columns are read
-        operations = _operations(name, rows, table, control.op)
+        for column in rows.column_names:  # as where all columns are read
+            _require_sound(name, column, rows[column], start)
+        operations = _operations(name, rows, table, control.op, start)
+        start += rows.num_rows
         strange = pc.not_equal(operations, "I")
         if table.op.written_by_dms and pc.any(strange).as_py():
             value = operations[pc.index(strange, True).as_py()].as_py()
@@ -584,7 +708,8 @@ def _check_full_load(name: str, parquet: pq.ParquetFile, plan: ColumnPlan, table
 
     Dates and times are looked through in any case: the engine would refuse those out of its range in its own words,
     without a row. Text is not, for a character zero: that fetches nearly the whole file, and took more than twice
-    as long. Whether a key is there twice is asked of the engine, in the load's transaction.
+    as long; `explain` does it once the engine has refused the file. Whether a key is there twice is asked of the
+    engine, in the load's transaction.
     """
     found = parquet.schema_arrow
     differ = {

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import base64
 import io
+import re
 import struct
 from collections.abc import Iterator
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pyarrow.parquet.encryption as pe
 import pytest
 
 from corpus.harness import CHANGE, FULL, Case, Corpus, file
-from faults import FaultProxy
+from faults import Fault, FaultProxy, matching
+from firebolt_cdc import apply
 from standin import StandIn
 from support import Pipeline, parquet, table_config, use_aws
 
@@ -40,6 +44,37 @@ def footer(bytes_: int) -> bytes:
     return buffer.getvalue()
 
 
+class Keys(pe.KmsClient):
+    """A key service that wraps nothing."""
+
+    def __init__(self, _: pe.KmsConnectionConfig) -> None:
+        super().__init__()
+
+    def wrap_key(self, key_bytes: bytes, master_key_identifier: str) -> str:
+        return base64.b64encode(key_bytes).decode()
+
+    def unwrap_key(self, wrapped_key: str, master_key_identifier: str) -> bytes:
+        return base64.b64decode(wrapped_key)
+
+
+def encrypted(columns: list[str], *, plaintext_footer: bool) -> bytes:
+    """A file of which these columns are encrypted (Parquet modular encryption), with its footer or without."""
+    wanted = pe.EncryptionConfiguration("footer", column_keys={"columns": columns}, plaintext_footer=plaintext_footer)
+    properties = pe.CryptoFactory(Keys).file_encryption_properties(pe.KmsConnectionConfig(), wanted)
+    table, buffer = pa.table(FIFTY), io.BytesIO()
+    with pq.ParquetWriter(buffer, table.schema, encryption_properties=properties) as writer:
+        writer.write_table(table)
+    assert buffer.getvalue()[-4:] == (b"PAR1" if plaintext_footer else b"PARE")
+    return buffer.getvalue()
+
+
+def damaged_column(number: int) -> bytes:
+    """Damage to the pages of one column."""
+    start = pq.ParquetFile(io.BytesIO(WHOLE)).metadata.row_group(0).column(number).data_page_offset
+    return WHOLE[:start] + b"\xff" * 20 + WHOLE[start + 20 :]
+
+
+ENCRYPTED = r"the Parquet file is encrypted \(\d+ bytes\), .*switch Parquet encryption off"
 UNREADABLE = "not a readable Parquet file"
 DAMAGED: dict[str, tuple[bytes, str]] = {
     "no bytes": (b"", rf"{UNREADABLE} \(0 bytes\)"),
@@ -48,10 +83,15 @@ DAMAGED: dict[str, tuple[bytes, str]] = {
     "half of it": (WHOLE[: len(WHOLE) // 2], UNREADABLE),
     "without its end": (WHOLE[:-9], UNREADABLE),
     "without its beginning": (WHOLE[100:], "damaged Parquet file"),
-    "an encrypted footer": (b"PARE" + WHOLE[4:-4] + b"PARE", f"{UNREADABLE}.*encrypted"),
+    "the magic word of an encrypted footer": (b"PARE" + WHOLE[4:-4] + b"PARE", ENCRYPTED),
+    "an encrypted footer": (encrypted(["v"], plaintext_footer=False), ENCRYPTED),
+    "an encrypted column": (encrypted(["v"], plaintext_footer=True), ENCRYPTED),
+    "an encrypted key": (encrypted(["id"], plaintext_footer=True), ENCRYPTED),
+    "all columns encrypted": (encrypted(["Op", "id", "v"], plaintext_footer=True), ENCRYPTED),
     "a footer larger than the file": (WHOLE[:-8] + struct.pack("<I", 2**31 - 1) + b"PAR1", UNREADABLE),
     "a footer of zeros": (WHOLE[:-60] + bytes(52) + WHOLE[-8:], UNREADABLE),
     "a damaged page": (WHOLE[:20] + b"\xff" * 60 + WHOLE[80:], "damaged Parquet file"),
+    "a damaged page of the last column": (damaged_column(2), "damaged Parquet file"),
     "no columns": (file({}), r"primary key column\(s\) \['id'\] are not in the file, which has \[\]"),
 }
 READABLE: dict[str, tuple[bytes, list[list[Any]]]] = {
@@ -70,10 +110,9 @@ READABLE: dict[str, tuple[bytes, list[list[Any]]]] = {
         ALL,
     ),
 }
-FOLDERS = ["", "20240102/", "2024010203/", "202401/", "01202402/", "02012024/"]
-FOLDERS += (
-    [f"2024{d}01{d}02/" for d in "/-_"] + [f"2024{d}01{d}02{d}03/" for d in "/-_"] + [f"02{d}01{d}2024/" for d in "/-_"]
-)
+PATTERNS = ["2024 01 02", "2024 01 02 03", "2024 01", "01 2024 02", "02 01 2024"]
+"""DatePartitionSequence: YYYYMMDD, YYYYMMDDHH, YYYYMM, MMYYYYDD, DDMMYYYY."""
+FOLDERS = ["", *(pattern.replace(" ", delimiter) + "/" for pattern in PATTERNS for delimiter in ("/", "-", "_", ""))]
 ODD = [
     "a b",
     "a+b",
@@ -173,7 +212,7 @@ def counted(aws: str) -> Iterator[tuple[Pipeline, FaultProxy]]:
     with StandIn(s3_endpoint=aws) as engine, FaultProxy(engine) as proxy:
         tables = {
             f"t/{name}": table_config(name, ["id"])
-            for name in ("many", "hundred", "poison", "gone_20240101", "gone_LOAD0000")
+            for name in ("many", "hundred", "poison", "full", "looked", "gone_20240101", "gone_LOAD0000")
         }
         pipeline = Pipeline(proxy.url, tables)
         pipeline.migrate()
@@ -201,22 +240,24 @@ def test_tiny_files_cost_statements_by_the_batch(counted: tuple[Pipeline, FaultP
 
 def test_one_unreadable_file_among_a_hundred_costs_no_further_load(counted: tuple[Pipeline, FaultProxy]) -> None:
     pipeline, proxy = counted
-    events = [pipeline.put(f"t/hundred/20240102-{n:03}.parquet", parquet({"id": [n], "v": [n]})) for n in range(98)]
+    events = [pipeline.put(f"t/hundred/20240102-{n:03}.parquet", parquet({"id": [n], "v": [n]})) for n in range(97)]
     bad = pipeline.put("t/hundred/20240102-050x.parquet", parquet({"id": [1]}))
     torn = pipeline.put("t/hundred/20240102-0505.parquet", WHOLE[:-9])
+    sealed = pipeline.put("t/hundred/20240102-0506.parquet", encrypted(["v"], plaintext_footer=True))
     since = len(proxy.calls)
-    assert pipeline.deliver(*events[:50], bad, torn, *events[50:], timeout_seconds=300.0) == []
+    assert pipeline.deliver(*events[:50], bad, torn, sealed, *events[50:], timeout_seconds=300.0) == []
     assert statements(proxy, since, "MERGE INTO") == 1
-    assert pipeline.sql.value("SELECT COUNT(*) FROM hundred") == 98
+    assert pipeline.sql.value("SELECT COUNT(*) FROM hundred") == 97
     failed = pipeline.sql(
         "SELECT file_key, error_class, attempt_count FROM cdc_processed_files WHERE status = 'failed' "
         "AND file_key LIKE 't/hundred/%' ORDER BY 1"
     )
     assert failed == [
         ["t/hundred/20240102-0505.parquet", "permanent", 1],
+        ["t/hundred/20240102-0506.parquet", "permanent", 1],
         ["t/hundred/20240102-050x.parquet", "permanent", 1],
     ]
-    assert len(pipeline.take(pipeline.dlq)) == 2
+    assert len(pipeline.take(pipeline.dlq)) == 3
 
 
 def test_one_file_that_the_engine_refuses(counted: tuple[Pipeline, FaultProxy]) -> None:
@@ -243,6 +284,70 @@ def test_one_file_that_the_engine_refuses(counted: tuple[Pipeline, FaultProxy]) 
     assert "null value in NOT NULL column 'v'" in message
     assert statements(proxy, since, "MERGE INTO") <= 15
     assert len(pipeline.take(pipeline.dlq)) == 1
+
+
+def test_full_loads_that_only_the_engine_reads_fail_once(counted: tuple[Pipeline, FaultProxy]) -> None:
+    """Text that the loader does not look at ahead: the engine refuses it, then the file says where it stands."""
+    pipeline, proxy = counted
+    texts = {n: pa.array(["a"]) for n in range(8)}
+    texts[2] = pa.array(["a"] * 99 + ["\0"])
+    texts[5] = pa.array([b"a", b"\xff"]).view(pa.string())
+    names = [f"t/full/LOAD{n:08}.parquet" for n in texts]
+    events = [
+        pipeline.put(name, parquet({"id": [100 * n + row for row in range(len(texts[n]))], "v": texts[n]}))
+        for n, name in enumerate(names)
+    ]
+    since = len(proxy.calls)
+    assert pipeline.deliver(*events, timeout_seconds=300.0) == []
+    assert statements(proxy, since, 'MERGE INTO "full"') <= 23, "for each halving as many as its half has files"
+    since = len(proxy.calls)
+    for _ in range(2):
+        assert pipeline.deliver(*events, timeout_seconds=300.0) == []
+    assert statements(proxy, since, "MERGE INTO") == 0
+    assert pipeline.sql('SELECT "id" FROM "full" ORDER BY 1') == [[100 * n] for n in (0, 1, 3, 4, 6, 7)]
+    failed = pipeline.sql(
+        "SELECT file_key, error_class, alone_count, error_message FROM cdc_processed_files WHERE status = 'failed' "
+        "AND file_key LIKE 't/full/%' ORDER BY 1"
+    )
+    assert [line[:3] for line in failed] == [[names[2], "permanent", 1], [names[5], "permanent", 1]]
+    for name, told, [*_, message] in zip(
+        (names[2], names[5]), ("row 100 holds a character zero", "row 2 has text"), failed, strict=True
+    ):
+        assert re.search(f"{name}.*(column 'v'.*{told}|{told}.*column 'v').*correct", message)
+    assert len(pipeline.take(pipeline.dlq)) == 6, "for each delivery of the two"
+
+
+def test_only_a_full_load_that_the_engine_refused_is_looked_through(
+    counted: tuple[Pipeline, FaultProxy], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A lost connection says nothing of the file, and what goes wrong in looking hides not what the engine said."""
+    pipeline, proxy = counted
+    looked: list[str] = []
+
+    def look(_: object, refused: Any, __: object) -> None:
+        looked.append(refused.file.file_key)
+        raise OSError("S3 is away")
+
+    monkeypatch.setattr(apply, "explain", look)
+    pipeline.sql('CREATE TABLE looked ("id" BIGINT, "v" TEXT)')
+    full = pipeline.put("t/looked/LOAD00000001.parquet", parquet({"id": [1], "v": ["\0"]}))
+    change = pipeline.put("t/looked/20240102-1.parquet", parquet({"id": [1], "v": ["a"]}))
+    for fault, event, times in (
+        (Fault.CUT_BEFORE, full, 0),
+        (Fault.HTTP_503, full, 0),
+        (Fault.HTTP_400, change, 0),
+        (None, full, 1),
+    ):
+        looked.clear()
+        for _ in range(2 if fault in (Fault.CUT_BEFORE, Fault.HTTP_503) else 1 if fault else 0):
+            proxy.inject(fault, matching("MERGE INTO"))
+        assert pipeline.deliver(event) == []
+        assert len(looked) == times, fault
+    [[status, failure, message]] = pipeline.sql(
+        "SELECT status, error_class, error_message FROM cdc_processed_files WHERE file_key LIKE 't/looked/LOAD%'"
+    )
+    assert (status, failure) == ("failed", "transient")
+    assert "character zero in text column 'v'" in message
 
 
 @pytest.mark.parametrize("name", [CHANGE, FULL])

@@ -58,6 +58,8 @@ SAMPLES: dict[str, tuple[pa.DataType, list[Any]]] = {
         (pa.float32(), [1.5, NAN, INF, -INF, -0.0, 1.401298464324817e-45, 3.4028234663852886e38]),
         (pa.float64(), [0.1, NAN, INF, -INF, -0.0, 5e-324, 1.7976931348623157e308]),
         (pa.decimal128(1, 0), digits("9", "-9")),
+        (pa.decimal32(9, 2), digits("9999999.99", "-9999999.99", "0.01")),
+        (pa.decimal64(18, 4), digits("99999999999999.9999", "-99999999999999.9999", "0.0001")),
         (pa.decimal128(10, 2), digits("99999999.99", "-99999999.99", "0.01")),
         (pa.decimal128(38, 0), digits(NINES, f"-{NINES}", "0")),
         (pa.decimal128(38, 38), digits(f"0.{NINES}", f"-0.{NINES}", "0E-38")),
@@ -237,19 +239,36 @@ CASES = [
     *[
         Case(
             f"{what}, {file_name}",
-            {file_name: {"id": [1, 2], "v": pa.array([None, value], arrow)}},
+            {file_name: {"id": [1, 2], "v": values}},
             [],
-            "character zero" if engine else told,
-            "transient" if engine else "permanent",
+            f"{told}.*correct (the value|it) in the source",
             before=f'"id" BIGINT, "v" {target}',
         )
-        for what, arrow, value, target, told in (
-            ("character zero", pa.string(), "a\0b", "TEXT", "row 2 holds a character zero"),
-            ("the year 20000", pa.date32(), 6_585_000, "DATE", "row 2 holds a time outside the years 1 to 9999"),
-            ("before the year 1", pa.timestamp("us"), -(2**62), "TIMESTAMP", "row 2 holds a time outside the years"),
+        for what, values, target, told in (
+            ("character zero", pa.array([None, "a\0b"]), "TEXT", "row 2 holds a character zero"),
+            (
+                "character zero, large",
+                pa.array([None, "\0"], pa.large_string()),
+                "TEXT",
+                "row 2 holds a character zero",
+            ),
+            ("character zero, repeated", pa.array([None, "\0"]).dictionary_encode(), "TEXT", "row 2 holds a character"),
+            ("character zero, item", pa.array([["a", "b"], ["c", "\0"]]), "ARRAY(TEXT)", "row 2 holds a character"),
+            ("not UTF-8", pa.array([None, b"a\xff"]).view(pa.string()), "TEXT", "row 2 has text"),
+            (
+                "the year 20000",
+                pa.array([None, 6_585_000], pa.date32()),
+                "DATE",
+                "row 2 holds a time outside the years",
+            ),
+            (
+                "before the year 1",
+                pa.array([None, -(2**62)], pa.timestamp("us")),
+                "TIMESTAMP",
+                "row 2 holds a time out",
+            ),
         )
         for file_name in (CHANGE, FULL)
-        for engine in [file_name == FULL and target == "TEXT"]
     ],
 ]
 

@@ -222,10 +222,10 @@ def test_another_bucket_is_refused_and_not_looked_into(pipeline: Pipeline) -> No
     assert pipeline.take(pipeline.queue) == [], "it does not circle"
 
 
-def test_an_operation_that_is_no_utf8_is_a_damaged_file(pipeline: Pipeline) -> None:
+def test_an_operation_that_is_no_utf8_is_named_by_its_row(pipeline: Pipeline) -> None:
     operations = pa.array([b"\xff"], pa.binary()).view(pa.string())
     key = "fair/sessions/LOAD00000001.parquet"
     assert pipeline.deliver(pipeline.put(key, parquet({"Op": operations, "sid": [1]}))) == []
     [(status, failure, message)] = pipeline.sql("SELECT status, error_class, error_message FROM cdc_processed_files")
     assert (status, failure) == ("failed", "permanent")
-    assert "damaged Parquet file" in message
+    assert "row 1 has text in the column 'Op' that is not UTF-8" in message

@@ -235,6 +235,16 @@ def test_a_bad_file_stops_the_reload_and_nothing_is_swapped(
     assert pipeline.ledger()[CHANGE.format("123000")] == ("failed", "permanent"), "still named"
 
 
+def test_a_full_load_that_only_the_engine_refuses_is_named_by_its_row(
+    pipeline: Pipeline, reloaded: dict[str, dict[str, Any]]
+) -> None:
+    before = target(pipeline)
+    pipeline.put(LOAD.format(2), full((8, "h"), (9, "\0")))
+    with pytest.raises(PermanentError, match=r"LOAD00000002.*'user'.*row 2 holds a character zero.*correct the value"):
+        carry_out(pipeline)
+    assert target(pipeline) == before
+
+
 def test_changes_that_are_gone_from_s3_forbid_the_swap(pipeline: Pipeline, reloaded: dict[str, dict[str, Any]]) -> None:
     before = target(pipeline)
     pipeline.s3.delete_object(Bucket=pipeline.bucket, Key=reloaded["change 2"]["detail"]["object"]["key"])

@@ -296,6 +296,9 @@ def test_text_is_not_compared_with_other_types(sql: Any, comparison: str) -> Non
         ("ARRAY(INT)", "[1, 2]", [1, 2]),
         ("ARRAY(INT)", "['a']", None),
         ("TEXT", "E'a\\x00b'", None),
+        ("ARRAY(TEXT)", "['a', E'\\x00']", None),
+        ("ARRAY(ARRAY(TEXT))", "[['a'], [E'\\x00']]", None),
+        ("ARRAY(TEXT)", "['a', NULL]", ["a", None]),
         ("INT NOT NULL", "NULL", None),
     ],
 )

@@ -17,10 +17,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from firebolt_cdc.config import Table
+from firebolt_cdc.deadline import Deadline
 from firebolt_cdc.errors import PermanentError
 from firebolt_cdc.files import FileVersion, Kind, SourceFile
 from firebolt_cdc.schema import Column
-from firebolt_cdc.stage import Counts, Prepared, TooLargeError, prepare, room_bytes, stage
+from firebolt_cdc.stage import (
+    SPARE_SECONDS,
+    Counts,
+    Prepared,
+    TooLargeError,
+    explain,
+    prepare,
+    room_bytes,
+    stage,
+)
 from firebolt_cdc.storage import PREFETCH_BYTES, ObjectInfo, ObjectReader
 
 ROOM = 2**24
@@ -196,12 +206,73 @@ def test_truncated_files_are_permanent(cut: int) -> None:
         read(body(Op=["I"] * 50, id=list(range(50)))[:cut], table())
 
 
-@pytest.mark.parametrize(("good", "bad"), [(b"name", b"n\xffme"), (b"text", b"t\xffxt")])
-def test_text_that_is_not_utf8_is_permanent(good: bytes, bad: bytes) -> None:
-    whole = body(id=[1], name=["text"])
+@pytest.mark.parametrize(
+    ("good", "bad", "told"),
+    [
+        (b"name", b"n\xffme", r"not a readable Parquet file \(.* bytes\)"),
+        (b"text", b"t\xffxt", "row 2 has text in the column 'name' that is not UTF-8"),
+    ],
+)
+def test_text_that_is_not_utf8_is_permanent(good: bytes, bad: bytes, told: str) -> None:
+    whole = body(id=[1, 2], name=["x", "text"])
     assert good in whole
-    with pytest.raises(PermanentError, match=r"Parquet file \(.* bytes\)"):
+    with pytest.raises(PermanentError, match=told):
         read(whole.replace(good, bad), table())
+
+
+def explained(body_: bytes, target: Sequence[Column] = (), seconds: float = 60.0) -> str:
+    prepared = read(body_, table(), kind=Kind.FULL, target=target)
+    assert prepared.rows is None
+    reader = ObjectReader(OneObject(body_), prepared.info)
+    return str(explain(reader, prepared, Deadline(seconds)) or "")
+
+
+UNLOOKED: dict[str, tuple[pa.Array, str]] = {
+    "character zero": (pa.array(["a"] * 40_000 + ["\0"] + ["a"] * 100), "row 40001 holds a character zero"),
+    "repeated": (pa.array(["a"] * 40_000 + ["\0"]).dictionary_encode(), "row 40001 holds a character zero"),
+    "in an item": (pa.array([["a", "b"]] * 40_000 + [["a"], [], ["b", "\0"]]), "row 40003 holds a character zero"),
+    "in an item's item": (pa.array([[["a"], ["b", "c"]]] * 20_000 + [[["\0"]]]), "row 20001 holds a character zero"),
+    "not UTF-8": (pa.array([b"a"] * 40_000 + [b"\xe4"]).view(pa.string()), "row 40001 has text in the column 'v'"),
+    "nothing": (pa.array(["a", None] * 20_000), ""),
+}
+
+
+@pytest.mark.parametrize("what", UNLOOKED)
+def test_a_refused_full_load_is_explained_by_row(what: str) -> None:
+    values, told = UNLOOKED[what]
+    said = explained(body(id=range(len(values)), v=values))
+    assert (told in said) if told else said == ""
+    assert said == "" or "s3://b/p/s/t/" in said
+
+
+def test_a_refused_full_load_is_not_looked_through_when_time_is_short() -> None:
+    whole = body(id=[1], v=["\0"])
+    assert explained(whole, seconds=SPARE_SECONDS - 1) == ""
+    assert "character zero" in explained(whole, seconds=SPARE_SECONDS + 30)
+
+
+@pytest.mark.parametrize("use_dictionary", [True, False])
+def test_what_looking_through_a_refused_full_load_needs_is_bounded(use_dictionary: bool) -> None:
+    """Of 200 MB of text in one row group, 100 kB in each row, a few batches and a page are held at once."""
+    texts = [str(number) * (100_000 // len(str(number))) for number in range(8)]
+    long = pa.DictionaryArray.from_arrays(pa.array([number % 8 for number in range(2000)]), texts)
+    buffer = io.BytesIO()
+    pq.write_table(
+        pa.table({"id": range(2000), "v": long.cast(pa.string())}),
+        buffer,
+        use_dictionary=use_dictionary,
+        write_batch_size=16,
+    )
+    whole = buffer.getvalue()
+    before, pool = pa.default_memory_pool(), pa.proxy_memory_pool(pa.default_memory_pool())
+    pa.set_memory_pool(pool)
+    try:
+        assert explained(whole) == ""
+    finally:
+        pa.set_memory_pool(before)
+    peak = pool.max_memory()
+    assert peak is not None
+    assert peak < 60_000_000
 
 
 def test_a_full_load_checks_its_keys_and_stages_nothing() -> None:

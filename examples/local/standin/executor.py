@@ -456,13 +456,18 @@ class Executor:
         for c in columns:
             if not c.nullable:
                 tests.append((f"{c.stored} IS NULL", f"null value in NOT NULL column {decode(c.name)!r}"))
-            if c.type.name == "text":
-                tests.append((f"contains({c.stored}, chr(0))", f"character zero in text column {decode(c.name)!r}"))
-            if c.type.name in ("date", "timestamp", "timestamptz"):
-                low, high = f"'0001-01-01'::{c.type.duckdb}", f"'9999-12-31 23:59:59.999999'::{c.type.duckdb}"
-                tests.append(
-                    (f"NOT {c.stored} BETWEEN {low} AND {high}", f"{c.type} out of range in {decode(c.name)!r}")
-                )
+            kind, items = c.type, ""
+            while kind.element is not None:
+                items, kind = f"flatten({items})" if items else c.stored, kind.element
+            value = "x" if items else c.stored
+            if kind.name == "text":
+                test, message = f"contains({value}, chr(0))", f"character zero in text column {decode(c.name)!r}"
+            elif kind.name in ("date", "timestamp", "timestamptz"):
+                low, high = f"'0001-01-01'::{kind.duckdb}", f"'9999-12-31 23:59:59.999999'::{kind.duckdb}"
+                test, message = f"NOT {value} BETWEEN {low} AND {high}", f"{kind} out of range in {decode(c.name)!r}"
+            else:
+                continue
+            tests.append((f"len(list_filter({items}, lambda x: {test})) > 0" if items else test, message))
         if not tests:
             return
         counts = ", ".join(f"count(*) FILTER (WHERE {test})" for test, _ in tests)
