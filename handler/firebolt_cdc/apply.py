@@ -45,7 +45,7 @@ from firebolt_cdc.storage import Storage
 from firebolt_cdc.telemetry import logger
 
 PART_FILES = 100
-"""Change files of one transaction, as many of them as have room in memory together (`stage.room_bytes`)."""
+"""Change files of one transaction, as many of them as have room in memory together (`parquet.room_bytes`)."""
 PART_DDL = 40
 """New columns that the load's transaction adds; of a file with more, the others, which are nullable, come before it."""
 PART_FULL_LOADS = 8
@@ -213,7 +213,7 @@ class Applier:
             return
         try:
             reason = explain(self._storage.open(alone.info), alone, self._deadline)
-        except Exception as unread:  # noqa: BLE001 - the engine's refusal is raised, whatever happened here
+        except CdcError as unread:
             logger.warning("a file that the engine refused could not be looked through", error=redact(str(unread)))
             return
         if reason is not None:

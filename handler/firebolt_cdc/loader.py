@@ -58,10 +58,11 @@ from firebolt_cdc.errors import (
 from firebolt_cdc.events import Delivery, Origin
 from firebolt_cdc.files import FileVersion, Kind, SkippedError, SourceFile
 from firebolt_cdc.ledger import Candidate, Claimed, Ledger
+from firebolt_cdc.parquet import TooLargeError, room_bytes
 from firebolt_cdc.protocol import RELOADED, WAY_OUT, Status, Verdict
 from firebolt_cdc.queues import Queues, bodies
 from firebolt_cdc.schema import CHANGE_LENGTH, RESERVED, Column, add_column
-from firebolt_cdc.stage import Counts, Prepared, TooLargeError, prepare, room_bytes
+from firebolt_cdc.stage import Counts, Prepared, prepare
 from firebolt_cdc.storage import ObjectInfo, Storage
 from firebolt_cdc.telemetry import (
     STEP_CHECK,

@@ -51,8 +51,9 @@ from firebolt_cdc.errors import (
 from firebolt_cdc.files import Kind, SourceFile
 from firebolt_cdc.ledger import Ledger
 from firebolt_cdc.migrations import tables
+from firebolt_cdc.parquet import TooLargeError, room_bytes
 from firebolt_cdc.sql import ident, idents, marks
-from firebolt_cdc.stage import Prepared, TooLargeError, prepare, room_bytes
+from firebolt_cdc.stage import Prepared, prepare
 from firebolt_cdc.storage import ObjectInfo, Storage
 from firebolt_cdc.telemetry import logger
 

@@ -26,8 +26,9 @@ import pyarrow.parquet as pq
 
 from firebolt_cdc.config import Table
 from firebolt_cdc.files import FileVersion, Kind, SourceFile
+from firebolt_cdc.parquet import OWN_BYTES, room_bytes
 from firebolt_cdc.schema import Column
-from firebolt_cdc.stage import OWN_BYTES, prepare, room_bytes, stage
+from firebolt_cdc.stage import prepare, stage
 from firebolt_cdc.storage import ObjectInfo, ObjectReader
 
 BUCKET = "bench"

@@ -74,23 +74,23 @@ def lose_a_staged_row(patch: pytest.MonkeyPatch) -> None:
 
 
 def lose_a_row_that_was_read(patch: pytest.MonkeyPatch) -> None:
-    whole = stage._changes
+    whole = stage.changes_of
 
     def without_one(*given: Any) -> Any:
         changes = whole(*given)
         return replace(changes, rows=changes.rows.slice(1))
 
-    patch.setattr(stage, "_changes", without_one)
+    patch.setattr(stage, "changes_of", without_one)
 
 
 def double_a_row(patch: pytest.MonkeyPatch) -> None:
-    whole = stage._changes
+    whole = stage.changes_of
 
     def doubled(*given: Any) -> Any:
         changes = whole(*given)
         return replace(changes, rows=pa.concat_tables([changes.rows, changes.rows.slice(0, 1)]))
 
-    patch.setattr(stage, "_changes", doubled)
+    patch.setattr(stage, "changes_of", doubled)
 
 
 def lose_a_key(patch: pytest.MonkeyPatch) -> None:

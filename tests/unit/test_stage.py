@@ -20,17 +20,9 @@ from firebolt_cdc.config import Table
 from firebolt_cdc.deadline import Deadline
 from firebolt_cdc.errors import PermanentError
 from firebolt_cdc.files import FileVersion, Kind, SourceFile
+from firebolt_cdc.parquet import TooLargeError, room_bytes
 from firebolt_cdc.schema import Column
-from firebolt_cdc.stage import (
-    SPARE_SECONDS,
-    Counts,
-    Prepared,
-    TooLargeError,
-    explain,
-    prepare,
-    room_bytes,
-    stage,
-)
+from firebolt_cdc.stage import SPARE_SECONDS, Counts, Prepared, explain, prepare, stage
 from firebolt_cdc.storage import PREFETCH_BYTES, ObjectInfo, ObjectReader
 
 ROOM = 2**24
