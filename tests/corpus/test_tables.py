@@ -212,9 +212,22 @@ def test_unlisted_tables_and_equal_names_in_two_schemas(aws: str) -> None:
             assert expected[2] in (message or "")
         assert pipeline.sql("SELECT * FROM one_things")[0][:2] == [1, "one"]
         assert pipeline.sql("SELECT * FROM two_things")[0][:2] == [1, "two"]
-        assert pipeline.sql('SELECT "id", "v", "_cdc_op", "_cdc_file" FROM things') == [
-            [1, "other", "I", "other/things/20240103-1.parquet"]
+        more = pipeline.put("more/things/20240103-1.parquet", parquet({"id": [1], "v": ["more"]}))
+        odd = [
+            pipeline.put(f"{table}/20240103-1.parquet", parquet({"id": [1], "v": ["odd"]}))
+            for table in ("other__x/things", "other/x__things")
         ]
+        assert pipeline.deliver(more, *odd) == []
+        for schema in ("other", "more"):
+            assert pipeline.sql(f'SELECT "id", "v", "_cdc_op", "_cdc_file" FROM {schema}__things') == [
+                [1, schema, "I", f"{schema}/things/20240103-1.parquet"]
+            ]
+        refused = "SELECT status, error_class, COUNT(*) FROM cdc_processed_files WHERE error_message LIKE ? GROUP BY 1, 2"
+        assert pipeline.sql(refused, "%would load into other__x__things, a name that other tables could have too%") == [
+            ["failed", "permanent", 2]
+        ]
+        tables_there = {row[0] for row in pipeline.sql("SELECT table_name FROM information_schema.tables")}
+        assert tables_there.isdisjoint({"things", "other__x__things"})
         pipeline.configure(tables={"one/things": table_config("renamed", ["id"])}, unlisted_tables="fail")
         pipeline.migrate()
         assert pipeline.deliver(pipeline.put("one/things/20240104-1.parquet", parquet({"id": [2], "v": ["b"]}))) == []
