@@ -232,7 +232,7 @@ LONGEST_NAME = 255
 
 
 def is_own(name: str) -> bool:
-    """Whether a name is kept for the pipeline's own tables, in any case: no other reader need tell `CDC_` from `cdc_`."""
+    """Whether a name is kept for the pipeline's own tables, in any case: no reader need tell `CDC_` from `cdc_`."""
     return name.lower().startswith(OWN_PREFIX) or RELOAD_MARK in name.lower()
 
 

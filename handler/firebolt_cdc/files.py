@@ -22,7 +22,7 @@ STAMP_DIGITS = 20
 NUMBER_DIGITS = 24
 """Digits of each number in any other stamp, padded on the left: a date and time to the nanosecond has 23."""
 SEPARATOR = "__"
-"""Between schema and table in the name of an unlisted table's target. Firebolt documents letters, digits, `-` and `_`."""
+"""Between schema and table in an unlisted table's target; Firebolt's names have letters, digits, `-` and `_` only."""
 _STAMP_END = "!"
 """Less than every character of a stamp, so that a stamp sorts before its continuations."""
 

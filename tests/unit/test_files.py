@@ -88,7 +88,8 @@ def test_unlisted_tables_follow_the_policy() -> None:
 
 def unlisted(source_table: str, **changes: object) -> str:
     """The target of an unlisted table."""
-    return identify(config(unlisted_tables="append", **changes), version(f"dms/{source_table}/20241124-1.parquet")).target
+    file = version(f"dms/{source_table}/20241124-1.parquet")
+    return identify(config(unlisted_tables="append", **changes), file).target
 
 
 NAMES = st.text("aA_-.", min_size=1, max_size=4) | st.sampled_from(["cdc_x", "CDC_x", "cdc_reload_1", "x" * 200])
