@@ -224,9 +224,10 @@ def test_unlisted_tables_and_equal_names_in_two_schemas(aws: str) -> None:
                 [1, schema, "I", f"{schema}/things/20240103-1.parquet"]
             ]
         refused = "SELECT status, error_class FROM cdc_processed_files WHERE error_message LIKE ?"
-        assert pipeline.sql(refused, "%would load into other__x__things, a name that other tables could have too%") == [
-            ["failed", "permanent"]
-        ] * 2
+        assert (
+            pipeline.sql(refused, "%would load into other__x__things, a name that other tables could have too%")
+            == [["failed", "permanent"]] * 2
+        )
         tables_there = {row[0] for row in pipeline.sql("SELECT table_name FROM information_schema.tables")}
         assert tables_there.isdisjoint({"things", "other__x__things"})
         pipeline.configure(tables={"one/things": table_config("renamed", ["id"])}, unlisted_tables="fail")
@@ -234,6 +235,38 @@ def test_unlisted_tables_and_equal_names_in_two_schemas(aws: str) -> None:
         assert pipeline.deliver(pipeline.put("one/things/20240104-1.parquet", parquet({"id": [2], "v": ["b"]}))) == []
         assert pipeline.sql('SELECT "id", "v" FROM renamed') == [[2, "b"]], "a renamed target begins empty"
         pipeline.sql.close()
+
+
+def test_two_pipelines_do_not_share_the_target_of_an_unlisted_table(aws: str) -> None:
+    use_aws(aws)
+    with StandIn(s3_endpoint=aws) as engine:
+        tables = {"x/x": table_config("x1", ["id"]), "s/listed": table_config("s__mine", ["id"])}
+        first = Pipeline(engine.url, tables, unlisted_tables="append")
+        first.migrate()
+        assert first.deliver(first.put("s/t/20240101-1.parquet", parquet({"id": [1]}))) == []
+        second = Pipeline(engine.url, {"x/x": table_config("x2", ["id"])}, unlisted_tables="append")
+        second.migrate()
+        events = [second.put(f"s/{name}/20240101-2.parquet", parquet({"id": [2]})) for name in ("t", "mine", "u")]
+        assert second.deliver(*events) == []
+        lines = second.sql(
+            "SELECT file_key, status, error_class, error_message FROM cdc_processed_files WHERE pipeline LIKE ? "
+            "ORDER BY file_key",
+            f"{second.bucket}/%",
+        )
+        assert [(line[1], line[2]) for line in lines] == [("failed", "permanent")] * 2 + [("completed", None)]
+        for line in lines[:2]:
+            assert f"belongs to the pipeline {first.bucket}/" in line[3]
+        assert second.sql('SELECT "id" FROM s__t') == [[1]]
+        assert second.sql('SELECT "id" FROM s__u') == [[2]]
+        second.configure(
+            tables={"x/x": table_config("x2", ["id"]), "s/t": table_config("t2"), "s/mine": table_config("m2")}
+        )
+        second.migrate()
+        second.sql("UPDATE cdc_processed_files SET status = 'pending' WHERE status = 'failed'")
+        assert second.deliver(*events) == []
+        assert set(second.ledger().values()) == {("completed", None)}, "with a target of its own it is loaded"
+        first.sql.close()
+        second.sql.close()
 
 
 def test_what_an_unlisted_table_had_before_its_target_named_the_schema(
