@@ -202,12 +202,13 @@ variable "tables" {
     error_message = "Two entries of tables have the same target table. Give each its own target."
   }
 
+  # As is_own in handler/firebolt_cdc/config.py.
   validation {
     condition = alltrue([
       for key, table in var.tables :
-      !startswith(lower(table.target == null ? try(split("/", key)[1], "") : table.target), "cdc_") && table.target != ""
+      table.target != "" && !can(regex("^cdc_|__cdc_reload_", lower(table.target == null ? try(split("/", key)[1], "") : table.target)))
     ])
-    error_message = "A target must not be empty or begin with \"cdc_\", which is kept for the ledger's own tables."
+    error_message = "A target must not be empty, begin with \"cdc_\" or hold \"__cdc_reload_\": such names are kept for the ledger and for reloads. Give these a target of another name, as in { target = \"orders\" }: ${join(", ", [for key, table in var.tables : key if table.target == "" || can(regex("^cdc_|__cdc_reload_", lower(table.target == null ? try(split("/", key)[1], "") : table.target)))])}."
   }
 
   validation {
@@ -357,7 +358,7 @@ variable "tables" {
 }
 
 variable "unlisted_tables" {
-  description = "What to do with files of tables that `tables` does not list: `fail` (they stand in the ledger as failed, and an alarm says so), `skip` (they stand in the ledger as skipped) or `append` (each is loaded into an append table of its own)."
+  description = "What to do with files of tables that `tables` does not list: `fail` (they stand in the ledger as failed, and an alarm says so), `skip` (they stand in the ledger as skipped) or `append` (each is loaded into an append table of its own, named `schema__table`; one whose name could be another's as well fails, and is to be listed)."
   type        = string
   default     = "fail"
   nullable    = false

@@ -75,7 +75,7 @@ def main() -> None:
         app()
     except CdcError as error:
         Console(stderr=True).print(
-            f"[bold red]{error.failure_class}[/]: {escape(str(error))}", highlight=False, soft_wrap=True
+            f"[bold red]{error.failure_class}[/]: {escape(_visible(error))}", highlight=False, soft_wrap=True
         )
         sys.exit(1)
 
@@ -101,8 +101,14 @@ def _print(rows: Sequence[Sequence[Any]], title: str, columns: Sequence[str]) ->
     for column in columns:
         table.add_column(column, overflow="fold")
     for row in rows:
-        table.add_row(*("" if value is None else escape(str(value)) for value in row))
+        table.add_row(*("" if value is None else escape(_visible(value)) for value in row))
     console.print(table)
+
+
+def _visible(value: object) -> str:
+    """Text with its control characters spelt out (`\\n`): a key may hold any, and no row of a table may look like two,
+    nor a name steer the terminal."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in str(value))
 
 
 _STATUS: dict[str, tuple[str, tuple[str, ...], str]] = {

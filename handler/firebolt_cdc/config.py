@@ -225,6 +225,15 @@ class BeforeImage(Model):
 
 OWN_PREFIX = "cdc_"
 """Names of the pipeline's own tables and views begin so; no target's name may."""
+RELOAD_MARK = "__cdc_reload_"
+"""Stands between a target and a number in the name of the table that a reload fills; in no target's name."""
+LONGEST_NAME = 255
+"""Characters of an identifier (Firebolt's documentation, "Object identifiers")."""
+
+
+def is_own(name: str) -> bool:
+    """Whether a name is kept for the pipeline's own tables, in any case: no reader need tell `CDC_` from `cdc_`."""
+    return name.lower().startswith(OWN_PREFIX) or RELOAD_MARK in name.lower()
 
 
 class Table(Model):
@@ -245,8 +254,10 @@ class Table(Model):
 
     @model_validator(mode="after")
     def _merge_has_key(self) -> Self:
-        if self.target.startswith(OWN_PREFIX):
-            raise ValueError(f"table {self.target}: names that begin with {OWN_PREFIX} are the ledger's own")
+        if is_own(self.target):
+            raise ValueError(
+                f"table {self.target}: names that begin with {OWN_PREFIX} or hold {RELOAD_MARK} are the ledger's own"
+            )
         if self.mode is Mode.MERGE and not self.primary_key:
             raise ValueError(f"table {self.target}: mode merge needs primary_key; use mode append for a table without")
         return self

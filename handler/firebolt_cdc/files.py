@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
 
-from firebolt_cdc.config import OWN_PREFIX, Config, Files, Mode, Table, Unlisted
+from firebolt_cdc.config import LONGEST_NAME, Config, Files, Mode, Table, Unlisted, is_own
 from firebolt_cdc.errors import PermanentError
 
 _NUMBERS = re.compile("[0-9]+")
@@ -21,6 +21,8 @@ STAMP_DIGITS = 20
 """Digits after the dash of a DMS change file's name, padded on the right so that text order is time order."""
 NUMBER_DIGITS = 24
 """Digits of each number in any other stamp, padded on the left: a date and time to the nanosecond has 23."""
+SEPARATOR = "__"
+"""Between schema and table in an unlisted table's target; Firebolt's names have letters, digits, `-` and `_` only."""
 _STAMP_END = "!"
 """Less than every character of a stamp, so that a stamp sorts before its continuations."""
 
@@ -142,16 +144,7 @@ def identify(config: Config, version: FileVersion) -> SourceFile:
             f"{version}: the table {source_table} is not in the table map; add it to `tables` and "
             "apply, then run `firebolt-cdc retry`"
         )
-    target = parts[1]
-    if target.startswith(OWN_PREFIX):
-        raise PermanentError(
-            f"{version}: the unlisted table {source_table} has a name of the ledger's own; list it with another target"
-        )
-    if any(target == table.target for table in config.tables.values()):
-        raise PermanentError(
-            f"{version}: the unlisted table {source_table} would load into {target}, which another "
-            "source fills; list it with a target of its own"
-        )
+    target = _unlisted_target(config, version, source_table)
     return SourceFile(
         version, name, source_table, kind, stamp, Table(target=target, mode=Mode.APPEND), config.unlisted_turn
     )
@@ -177,6 +170,29 @@ def _listed(config: Config, name: str) -> str | None:
         if (found := config.sources.get(name[: end + 1])) is not None:
             return found
     return config.sources.get("")
+
+
+def _unlisted_target(config: Config, version: FileVersion, source_table: str) -> str:
+    """The append target of an unlisted table, `schema__table`: a name that no other table's files can mean.
+
+    One `__` says where the schema ends. Names with more are refused: `a__b/c` and `a/b__c` would share a target, and
+    so would `a_/b` and `a/_b`.
+    """
+    target = source_table.replace("/", SEPARATOR)
+    if target.find(SEPARATOR) != target.rfind(SEPARATOR):
+        problem = f"a name that other tables could have too, for it holds {SEPARATOR} in more than one place"
+    elif is_own(target):
+        problem = "a name of the ledger's own"
+    elif len(target) > LONGEST_NAME:
+        problem = f"a name of more than the {LONGEST_NAME} characters that Firebolt allows"
+    elif any(target == table.target for table in config.tables.values()):
+        problem = "which another source fills"
+    else:
+        return target
+    raise PermanentError(
+        f"{version}: the unlisted table {source_table} would load into {target}, {problem}; list it in `tables` with a "
+        "target of its own and apply, then run `firebolt-cdc retry`"
+    )
 
 
 def _what(version: FileVersion, stem: str, files: Files) -> tuple[Kind, str]:

@@ -12,7 +12,7 @@ import random
 import time
 import uuid
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TypeVar
 
@@ -110,6 +110,7 @@ class Ledger:
             reloaded = [c.file for c in candidates if generations[c.file.version] > 1 and not c.written_again]
             earlier = read_earlier(tx, reloaded, generations)
             rows = read_rows(tx, [file.version.file_id for file in files])
+            owners = self._read_owners(tx, {file.target for file in files if file.turn != file.target}, turns)
             reloads = read_reloads(tx, [file for file in files if file.kind is Kind.FULL], generations)
             claimed = [
                 Claimed(
@@ -117,6 +118,7 @@ class Ledger:
                     self._decide(
                         file,
                         turns,
+                        owners.get(file.target),
                         applied_ids[file.version] in applied,
                         file.version in earlier,
                         rows,
@@ -136,23 +138,41 @@ class Ledger:
         self,
         file: SourceFile,
         turns: dict[str, Turn],
+        owner: str | None,
         applied: bool,
         earlier: bool,
         rows: dict[str, LedgerRow],
         reloaded: bool,
     ) -> Decision:
-        if file.turn != file.target and file.target in turns:
+        turn = turns.get(file.turn)
+        if turn is not None and owner is not None:
+            turn = replace(turn, pipeline=owner)
+        elif file.turn != file.target and file.target in turns:
             return Decision(Verdict.WAIT, f"{file.target} has just got a turn of its own; the next version loads it")
         return protocol.decide_claim(
             applied=applied and self._config.deduplication_enabled,
             earlier=earlier and self._config.deduplication_enabled,
-            turn=turns.get(file.turn),
+            turn=turn,
             row=rows.get(file.version.file_id),
             pipeline=self._config.source.pipeline,
             order_format=file.table.order_format,
             max_attempts=self._config.loader.max_attempts,
             reloaded=reloaded,
         )
+
+    def _read_owners(self, tx: Transaction, targets: set[str], turns: dict[str, Turn]) -> dict[str, str]:
+        """The other pipelines of these targets of unlisted tables, which have no turn that says whose they are: those
+        that list them, or have loaded into them. Two that begin at once are both refused from then on."""
+        if not targets:
+            return {}
+        pipeline, names = self._config.source.pipeline, sorted(targets)
+        found = tx.execute(
+            f"SELECT DISTINCT target_table, pipeline FROM cdc_applied WHERE target_table IN ({marks(names)}) "
+            "AND pipeline <> ?",
+            [*names, pipeline],
+        )
+        listed = {name: turns[name].pipeline for name in names if name in turns and turns[name].pipeline != pipeline}
+        return {str(row[0]): str(row[1]) for row in found} | listed
 
     def _write_claim(
         self,

@@ -145,7 +145,8 @@ def decide_claim(
     if turn.pipeline != pipeline:
         return Decision(
             Verdict.REJECT,
-            f"the target belongs to the pipeline {turn.pipeline}; two pipelines cannot fill one table",
+            f"the target belongs to the pipeline {turn.pipeline}; two pipelines cannot fill one table: "
+            "list it in `tables` with another target",
             unknown=row is None,
         )
     fresh = row is not None and row.typed and row.status == Status.PENDING

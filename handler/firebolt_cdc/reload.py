@@ -36,7 +36,7 @@ from firebolt_cdc.apply import (
     instant,
     target_columns,
 )
-from firebolt_cdc.config import Config, Table
+from firebolt_cdc.config import RELOAD_MARK, Config, Table
 from firebolt_cdc.deadline import Deadline, LambdaContext
 from firebolt_cdc.engine import Engine, Transaction
 from firebolt_cdc.errors import (
@@ -345,7 +345,7 @@ class Reload:
                     return int(generation), str(shadow), True
         newest = self._engine.query("SELECT MAX(generation) FROM cdc_applied WHERE target_table = ?", [table.target])
         generation = 1 + max([current, int(newest[0][0] or 0), *(int(row[0]) for row in rows)])
-        while (shadow := f"{table.target}__cdc_reload_{generation}") in present:
+        while (shadow := f"{table.target}{RELOAD_MARK}{generation}") in present:
             generation += 1
         return generation, shadow, False
 

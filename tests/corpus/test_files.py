@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 import re
 import struct
 from collections.abc import Iterator
+from contextlib import closing
 from typing import Any
+from urllib.parse import quote_plus
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -16,7 +19,10 @@ import pytest
 
 from corpus.harness import CHANGE, FULL, Case, Corpus, file
 from faults import Fault, FaultProxy, matching
-from firebolt_cdc import apply
+from firebolt_cdc import apply, cli
+from firebolt_cdc import config as configuration
+from firebolt_cdc.deadline import Deadline
+from firebolt_cdc.engine import Engine
 from standin import StandIn
 from support import Pipeline, parquet, table_config, use_aws
 
@@ -126,6 +132,10 @@ ODD = [
     "a**",
     "q?",
     "tab\t",
+    "new\nline",
+    "\n",
+    "return\r",
+    "both\r\n",
     "back\\slash",
     "{a,b}",
     "a;b",
@@ -212,7 +222,10 @@ def counted(aws: str) -> Iterator[tuple[Pipeline, FaultProxy]]:
     with StandIn(s3_endpoint=aws) as engine, FaultProxy(engine) as proxy:
         tables = {
             f"t/{name}": table_config(name, ["id"])
-            for name in ("many", "hundred", "poison", "full", "looked", "gone_20240101", "gone_LOAD0000")
+            for name in (
+                *("many", "hundred", "poison", "full", "looked"),
+                *("gone_20240101", "gone_LOAD0000", "odd_20240101", "odd_LOAD0000"),
+            )
         }
         pipeline = Pipeline(proxy.url, tables)
         pipeline.migrate()
@@ -373,6 +386,59 @@ def test_objects_that_change_or_go_between_event_and_load(counted: tuple[Pipelin
     assert "overwritten since it was announced" in lines[1][3]
     assert "no longer exists" in lines[2][3]
     assert pipeline.sql(f'SELECT "id", "v" FROM "{target}"') == [[1, "new"]]
+
+
+@pytest.mark.parametrize("name", [CHANGE, FULL])
+def test_a_key_with_newlines_goes_the_whole_way(counted: tuple[Pipeline, FaultProxy], name: str) -> None:
+    """Announced as S3 does (encoded), it waits for its table, is loaded from the copy, and counts as known."""
+    pipeline, _ = counted
+    target = f"odd_{name[:8]}"
+    key = f"t/{target}/a\nb\r\n\tc d+%0A/{name}"
+    thing = pipeline.put(key, parquet({"id": [1], "v": ["a"]}))["detail"]["object"]
+    encoded = {"key": quote_plus(thing["key"], safe="/"), "eTag": thing["etag"]}
+    assert "a%0Ab%0D%0A%09c+d%2B%250A/" in encoded["key"]
+    event = json.dumps({"Records": [{"s3": {"bucket": {"name": pipeline.bucket}, "object": encoded}}]})
+    lease = "lease_until = CURRENT_TIMESTAMP + INTERVAL '1' HOUR"
+    pipeline.sql(f"UPDATE cdc_tables SET holder = 'other', {lease} WHERE turn = ?", target)
+    assert pipeline.deliver(event) == []
+    assert key not in pipeline.ledger()
+    pipeline.sql("UPDATE cdc_tables SET holder = NULL WHERE turn = ?", target)
+    pipeline.drain()
+    assert pipeline.sql(f'SELECT "id", "v" FROM "{target}"') == [[1, "a"]]
+    assert pipeline.sql(
+        "SELECT file_key, object_key, status FROM cdc_processed_files WHERE source_table = ?", f"t/{target}"
+    ) == [[key, thing["key"], "completed"]]
+    known = pipeline.by_hand(key)
+    assert json.loads(known["body"]) == {"message": "File already processed", "file_key": key, "status": "completed"}
+    pipeline.clean("reconcile")
+    assert not [m for m in pipeline.take(pipeline.queue) if target in m["Body"]], "the listing names it as it is"
+
+
+def test_a_failed_file_with_newlines_in_its_key_is_one_line_of_the_status(
+    counted: tuple[Pipeline, FaultProxy], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pipeline, _ = counted
+    key = f"t/odd_20240101/bad\nkey\r/{CHANGE}"
+    assert pipeline.deliver(pipeline.put(key, b"no Parquet")) == []
+    config, deadline = configuration.load(), Deadline(60)
+    with closing(Engine.of(config, deadline)) as engine:
+        monkeypatch.setattr(cli, "_pipeline", lambda function: cli.Pipeline(function, config, engine, deadline))
+        monkeypatch.setattr(cli, "console", cli.Console(width=400))
+        cli.status("loader")
+        [line] = [line for line in capsys.readouterr().out.splitlines() if "bad" in line]
+        assert [cell.strip() for cell in line.split("│")[1:3]] == [
+            rf"t/odd_20240101/bad\nkey\r/{CHANGE}",
+            "permanent",
+        ]
+        cli.status("loader", as_json=True)
+        [failed] = [f for f in json.loads(capsys.readouterr().out)["failed"] if "bad" in f["file"]]
+        assert failed["file"] == key
+        pipeline.take(pipeline.dlq)
+        cli.retry("loader", [key], yes=True, as_json=True)
+        assert json.loads(capsys.readouterr().out) == {"retried": [key]}
+    pipeline.drain()
+    assert pipeline.ledger()[key] == ("failed", "permanent")
+    assert len(pipeline.take(pipeline.dlq)) == 1
 
 
 def test_names_that_nobody_can_place_are_written_down_and_sent_on(counted: tuple[Pipeline, FaultProxy]) -> None:

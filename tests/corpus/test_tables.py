@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from corpus.harness import CHANGE, FULL, LATER, Case, Corpus
+from firebolt_cdc import files
 from standin import StandIn
 from support import Pipeline, parquet, table_config, use_aws
 
@@ -212,11 +213,83 @@ def test_unlisted_tables_and_equal_names_in_two_schemas(aws: str) -> None:
             assert expected[2] in (message or "")
         assert pipeline.sql("SELECT * FROM one_things")[0][:2] == [1, "one"]
         assert pipeline.sql("SELECT * FROM two_things")[0][:2] == [1, "two"]
-        assert pipeline.sql('SELECT "id", "v", "_cdc_op", "_cdc_file" FROM things') == [
-            [1, "other", "I", "other/things/20240103-1.parquet"]
+        more = pipeline.put("more/things/20240103-1.parquet", parquet({"id": [1], "v": ["more"]}))
+        odd = [
+            pipeline.put(f"{table}/20240103-1.parquet", parquet({"id": [1], "v": ["odd"]}))
+            for table in ("other__x/things", "other/x__things")
         ]
+        assert pipeline.deliver(more, *odd) == []
+        for schema in ("other", "more"):
+            assert pipeline.sql(f'SELECT "id", "v", "_cdc_op", "_cdc_file" FROM {schema}__things') == [
+                [1, schema, "I", f"{schema}/things/20240103-1.parquet"]
+            ]
+        refused = "SELECT status, error_class FROM cdc_processed_files WHERE error_message LIKE ?"
+        assert (
+            pipeline.sql(refused, "%would load into other__x__things, a name that other tables could have too%")
+            == [["failed", "permanent"]] * 2
+        )
+        tables_there = {row[0] for row in pipeline.sql("SELECT table_name FROM information_schema.tables")}
+        assert tables_there.isdisjoint({"things", "other__x__things"})
         pipeline.configure(tables={"one/things": table_config("renamed", ["id"])}, unlisted_tables="fail")
         pipeline.migrate()
         assert pipeline.deliver(pipeline.put("one/things/20240104-1.parquet", parquet({"id": [2], "v": ["b"]}))) == []
         assert pipeline.sql('SELECT "id", "v" FROM renamed') == [[2, "b"]], "a renamed target begins empty"
+        pipeline.sql.close()
+
+
+def test_two_pipelines_do_not_share_the_target_of_an_unlisted_table(aws: str) -> None:
+    use_aws(aws)
+    with StandIn(s3_endpoint=aws) as engine:
+        tables = {"x/x": table_config("x1", ["id"]), "s/listed": table_config("s__mine", ["id"])}
+        first = Pipeline(engine.url, tables, unlisted_tables="append")
+        first.migrate()
+        assert first.deliver(first.put("s/t/20240101-1.parquet", parquet({"id": [1]}))) == []
+        second = Pipeline(engine.url, {"x/x": table_config("x2", ["id"])}, unlisted_tables="append")
+        second.migrate()
+        events = [second.put(f"s/{name}/20240101-2.parquet", parquet({"id": [2]})) for name in ("t", "mine", "u")]
+        assert second.deliver(*events) == []
+        lines = second.sql(
+            "SELECT file_key, status, error_class, error_message FROM cdc_processed_files WHERE pipeline LIKE ? "
+            "ORDER BY file_key",
+            f"{second.bucket}/%",
+        )
+        assert [(line[1], line[2]) for line in lines] == [("failed", "permanent")] * 2 + [("completed", None)]
+        for line in lines[:2]:
+            assert f"belongs to the pipeline {first.bucket}/" in line[3]
+        assert second.sql('SELECT "id" FROM s__t') == [[1]]
+        assert second.sql('SELECT "id" FROM s__u') == [[2]]
+        second.configure(
+            tables={"x/x": table_config("x2", ["id"]), "s/t": table_config("t2"), "s/mine": table_config("m2")}
+        )
+        second.migrate()
+        second.sql("UPDATE cdc_processed_files SET status = 'pending' WHERE status = 'failed'")
+        assert second.deliver(*events) == []
+        assert set(second.ledger().values()) == {("completed", None)}, "with a target of its own it is loaded"
+        first.sql.close()
+        second.sql.close()
+
+
+def test_what_an_unlisted_table_had_before_its_target_named_the_schema(
+    aws: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As docs/upgrade.md says: listed with the old target it goes on there; left unlisted it begins anew, complete."""
+    use_aws(aws)
+    with StandIn(s3_endpoint=aws) as engine:
+        pipeline = Pipeline(engine.url, {"x/x": table_config("x", ["id"])}, unlisted_tables="append")
+        pipeline.migrate()
+        keys = [f"{schema}/orders/2024010{day}-1.parquet" for day in (1, 2) for schema in ("hr", "sales")]
+        events = [pipeline.put(key, parquet({"id": [n], "v": [key[:2]]})) for n, key in enumerate(keys)]
+        with monkeypatch.context() as patch:
+            patch.setattr(files, "_unlisted_target", lambda config, version, source_table: source_table.split("/")[1])
+            assert pipeline.deliver(*events[:2]) == []
+        rows = 'SELECT "_cdc_file" FROM {} ORDER BY 1'
+        assert pipeline.sql(rows.format("orders")) == [[keys[0]], [keys[1]]], "shared, as it was"
+        pipeline.configure(tables={"x/x": table_config("x", ["id"]), "sales/orders": table_config("orders")})
+        pipeline.migrate()
+        assert pipeline.clean("reconcile")["reconcile"] == {"listed": 4, "missing": 3}
+        pipeline.drain()
+        assert pipeline.sql(rows.format("orders")) == [[keys[0]], [keys[1]], [keys[3]]]
+        assert pipeline.sql(rows.format("hr__orders")) == [[keys[0]], [keys[2]]]
+        assert pipeline.clean("reconcile")["reconcile"] == {"listed": 4, "missing": 0}
+        assert set(pipeline.ledger().values()) == {("completed", None)}
         pipeline.sql.close()

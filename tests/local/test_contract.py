@@ -346,6 +346,16 @@ def test_row_12_without_the_ledger_nothing_is_loaded_and_the_log_says_so(pipelin
     assert not {f["question"]: f["good"] for f in findings}["No 'Error checking if file processed' in the last day"]
 
 
+def test_a_key_with_newlines_is_loaded_by_its_event(pipeline: Pipeline) -> None:
+    body, sid = session_file()
+    key = pipeline.put(new_key().replace("2024/", "new\nline\r\n\t/", 1), body)
+    assert "\n" in key
+    pipeline.wait_for([key], 240)
+    assert sessions_of(pipeline, sid) == 1
+    known = pipeline.load_by_hand(key)
+    assert json.loads(known["body"]) == {"message": "File already processed", "file_key": key, "status": "completed"}
+
+
 def test_row_17_the_log_group_has_the_guides_name_and_a_retention(pipeline: Pipeline) -> None:
     name = f"/aws/lambda/{pipeline.env['LOADER_FUNCTION']}"
     groups = pipeline.logs.describe_log_groups(logGroupNamePrefix=name)["logGroups"]

@@ -423,3 +423,16 @@ run "faults_18" {
     var.cleanup,
   ]
 }
+
+run "faults_19" {
+  command = plan
+
+  variables {
+    # target named like a reload's
+    tables = { "fair/sessions" = { target = "sessions__CDC_reload_1" } }
+  }
+
+  expect_failures = [
+    var.tables,
+  ]
+}

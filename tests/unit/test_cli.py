@@ -21,6 +21,13 @@ def test_long_keys_are_folded_not_cut(capsys: pytest.CaptureFixture[str]) -> Non
     assert "".join(line.split("│")[1].strip() for line in lines if line.startswith("│")) == key
 
 
+def test_control_characters_are_spelt_out(capsys: pytest.CaptureFixture[str]) -> None:
+    cli.console = cli.Console(width=200)
+    cli._print([["one\ntwo\r\t\x1b[31m\u2028é 日本🎉", None]], "Files", ["file", "class"])
+    rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("│")]
+    assert [row.split("│")[1].strip() for row in rows] == [r"one\ntwo\r\t\x1b[31m\u2028é 日本🎉"]
+
+
 def test_nothing_is_said_to_be_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     cli.console = cli.Console(width=60)
     cli._print([], "Failed", ["file"])

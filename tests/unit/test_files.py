@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -76,18 +77,75 @@ def test_another_bucket_is_permanent() -> None:
 
 
 def test_unlisted_tables_follow_the_policy() -> None:
-    unlisted = version("dms/fair/other/20241124-1.parquet")
+    other = version("dms/fair/other/20241124-1.parquet")
     with pytest.raises(PermanentError, match="not in the table map"):
-        identify(config(), unlisted)
+        identify(config(), other)
     with pytest.raises(SkippedError, match="skipped"):
-        identify(config(unlisted_tables="skip"), unlisted)
-    file = identify(config(unlisted_tables="append"), unlisted)
-    assert (file.target, file.turn) == ("other", "*b/dms/")
+        identify(config(unlisted_tables="skip"), other)
+    file = identify(config(unlisted_tables="append"), other)
+    assert (file.target, file.turn) == ("fair__other", "*b/dms/")
+
+
+def unlisted(source_table: str, **changes: object) -> str:
+    """The target of an unlisted table."""
+    file = version(f"dms/{source_table}/20241124-1.parquet")
+    return identify(config(unlisted_tables="append", **changes), file).target
+
+
+NAMES = st.text("aA_-.", min_size=1, max_size=4) | st.sampled_from(["cdc_x", "CDC_x", "cdc_reload_1", "x" * 200])
+
+
+@given(st.lists(st.tuples(NAMES, NAMES), min_size=2, max_size=30, unique=True))
+def test_two_unlisted_tables_never_share_a_target(tables: list[tuple[str, str]]) -> None:
+    targets = []
+    for schema, table in tables:
+        with suppress(PermanentError):
+            targets.append(unlisted(f"{schema}/{table}"))
+    assert len(targets) == len(set(targets))
+
+
+@pytest.mark.parametrize(
+    ("source_table", "complaint"),
+    [
+        ("a__b/c", "in more than one place"),
+        ("a/b__c", "in more than one place"),
+        ("a_/b", "in more than one place"),
+        ("a/_b", "in more than one place"),
+        ("dbo/__history", "in more than one place"),
+        ("cdc_x/applied", "a name of the ledger's own"),
+        ("CDC_x/applied", "a name of the ledger's own"),
+        ("fair/cdc_reload_2", "a name of the ledger's own"),
+        ("s/" + "t" * 253, "more than the 255 characters"),
+    ],
+)
+def test_an_unlisted_table_that_has_no_name_of_its_own_is_to_be_listed(source_table: str, complaint: str) -> None:
+    with pytest.raises(PermanentError, match=f"{complaint}.*; list it in `tables` with a target of its own") as caught:
+        unlisted(source_table)
+    assert f"dms/{source_table}/" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("source_table", "target"),
+    [("a_b/c", "a_b__c"), ("a/b_c", "a__b_c"), ("fair/cdc_applied", "fair__cdc_applied"), ("s/" + "t" * 252, None)],
+)
+def test_an_unlisted_table_is_named_after_schema_and_table(source_table: str, target: str | None) -> None:
+    assert unlisted(source_table) == (target or source_table.replace("/", "__"))
 
 
 def test_an_unlisted_table_never_fills_a_listed_target() -> None:
+    tables = {"fair/sessions": {"target": "dbo__sessions", "mode": "append"}}
     with pytest.raises(PermanentError, match="another source fills"):
-        identify(config(unlisted_tables="append"), version("dms/dbo/sessions/20241124-1.parquet"))
+        unlisted("dbo/sessions", tables=tables)
+    assert unlisted("dbo/sessions") == "dbo__sessions"
+
+
+def test_a_table_that_is_listed_under_its_unlisted_name_keeps_what_was_applied() -> None:
+    """So docs/upgrade.md can say: list it with the target that it had, in mode append."""
+    file = identify(
+        config(tables={"fair/other": {"target": "other", "mode": "append"}}),
+        version("dms/fair/other/20241124-1.parquet"),
+    )
+    assert file.applied_id(1) == file.version.applied_id("other", 1)
 
 
 def test_an_etag_makes_a_version() -> None:
@@ -260,10 +318,9 @@ def test_equal_stamps_are_ordered_by_last_modified() -> None:
 
 
 def test_no_file_is_loaded_into_the_ledger_itself() -> None:
-    with pytest.raises(PermanentError, match="a name of the ledger's own"):
-        identify(config(unlisted_tables="append"), version("dms/fair/cdc_applied/20240101-1.parquet"))
-    with pytest.raises(ValueError, match="the ledger's own"):
-        config(tables={"fair/x": {"target": "cdc_processed_files", "mode": "append"}})
+    for target in ("cdc_processed_files", "CDC_applied", "sessions__cdc_reload_2"):
+        with pytest.raises(ValueError, match="the ledger's own"):
+            config(tables={"fair/x": {"target": target, "mode": "append"}})
 
 
 def test_the_module_and_the_handler_mean_the_same_names_of_dms() -> None:

@@ -1,4 +1,4 @@
-"""Start ministack, the local AWS emulator, with five of its gaps mended.
+"""Start ministack, the local AWS emulator, with six of its gaps mended.
 
 Run by path, so that nothing of this project is importable inside the emulated functions but what their package
 holds. Each patch names what it replaces; if ministack no longer has it, the emulator does not start.
@@ -9,6 +9,7 @@ holds. Each patch names what it replaces; if ministack no longer has it, the emu
 4. Batch operations of SQS are checked as actions of their own; IAM has only sqs:SendMessage and its like.
 5. When one process of a function dies, all others of its version are ended, those that just start included: where
    starting is slow, none ever comes up again.
+6. A `*` in a policy ends at a newline: the role may not read a key that holds one.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import html
 import json
 import logging
 import os
+import re
 import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -169,11 +171,22 @@ def only_the_dead(invalidate_worker: Callable[..., Any]) -> Callable[..., Any]:
     return invalidate
 
 
+def any_characters(compile_pattern: Callable[..., Any]) -> Callable[..., Any]:
+    """Let `*` stand for "any combination of characters" (IAM guide, policy element Resource)."""
+
+    def compile_any(*args: Any, **kwargs: Any) -> re.Pattern[str]:
+        pattern = compile_pattern(*args, **kwargs)
+        return re.compile(pattern.pattern, pattern.flags | re.DOTALL)
+
+    return compile_any
+
+
 def main() -> None:
     patch(cloudwatch, "_describe_alarms", complete_alarms)
     patch(sqs, "_receive_messages_for_esm", whole_batches)
     patch(eventbridge, "_invoke_target", checked_targets)
     patch(iam_actions, "extract_iam_action", batch_actions)
+    patch(iam_evaluator, "_fnmatch_compile", any_characters)
     patch(lambda_svc, "invalidate_worker", only_the_dead)
     require(lambda_runtime, "kill_workers")
     require(lambda_svc, "_get_base_func_record_for_ref")
