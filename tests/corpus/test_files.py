@@ -23,6 +23,7 @@ from firebolt_cdc import apply, cli
 from firebolt_cdc import config as configuration
 from firebolt_cdc.deadline import Deadline
 from firebolt_cdc.engine import Engine
+from firebolt_cdc.errors import TransientError
 from standin import StandIn
 from support import Pipeline, parquet, table_config, use_aws
 
@@ -339,7 +340,7 @@ def test_only_a_full_load_that_the_engine_refused_is_looked_through(
 
     def look(_: object, refused: Any, __: object) -> None:
         looked.append(refused.file.file_key)
-        raise OSError("S3 is away")
+        raise TransientError("S3 is away")
 
     monkeypatch.setattr(apply, "explain", look)
     pipeline.sql('CREATE TABLE looked ("id" BIGINT, "v" TEXT)')
