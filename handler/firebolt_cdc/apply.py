@@ -137,11 +137,14 @@ def needs_copy(file: SourceFile) -> bool:
 def target_columns(engine: Engine, target: str) -> tuple[Column, ...]:
     """The columns of a table in the schema `public`; none where it does not exist."""
     rows = engine.query(
-        "SELECT column_name, data_type, is_nullable FROM information_schema.columns WHERE table_schema = 'public' "
-        "AND table_name = ? ORDER BY ordinal_position",
+        "SELECT column_name, data_type, is_nullable, column_default FROM information_schema.columns "
+        "WHERE table_schema = 'public' AND table_name = ? ORDER BY ordinal_position",
         [target],
     )
-    return tuple(Column(str(r[0]), schema.canonical(str(r[1])), str(r[2]).upper() != "NO") for r in rows)
+    return tuple(
+        Column(str(name), schema.canonical(str(type_)), str(nullable).upper() != "NO", default)
+        for name, type_, nullable, default in rows
+    )
 
 
 class Applier:
@@ -191,25 +194,34 @@ class Applier:
             self.load(part, claim_id, load_id, release=release)
         except (TransientError, ConflictError) as error:
             if isinstance(error, (TurnLostError, AlreadyAppliedError)) or not self._committed(load_id):
-                self._explain(prepared, error)
+                self._explain(prepared, columns, error)
                 raise
             logger.warning("COMMIT had succeeded although its answer was an error", load_id=load_id, error=str(error))
         finally:
             self._unstage(staged)
         return Loaded(load_id, counts, ddl)
 
-    def _explain(self, prepared: Sequence[Prepared], error: CdcError) -> None:
-        """Look into a full-load file that the engine read itself and refused, now that its transaction is over.
+    def _explain(self, prepared: Sequence[Prepared], columns: Sequence[Column], error: CdcError) -> None:
+        """Find out why the engine refused a file, now that its transaction is over.
 
-        Only into one that was alone: of several, halving finds out which. What goes wrong here must not stand in for
-        why the engine refused it.
+        Only of one that was alone: of several, halving finds out which. A full-load file that the engine read itself is
+        looked through. What goes wrong here must not stand in for why the engine refused it.
 
         Raises:
-            PermanentError: what is wrong with the file, as of a file of changes.
+            PermanentError: what is wrong with the file.
         """
         alone = prepared[0] if len(prepared) == 1 else None
         refused = isinstance(error, EngineRejectedError) and not isinstance(error, TooSlowError)
-        if not refused or alone is None or alone.rows is not None:
+        if not refused or alone is None:
+            return
+        given = {column.name for column in alone.plan.mapped.values()}
+        if missing := [c.name for c in columns if c.must_be_given and c.name not in given]:
+            drops = "; ".join(f"ALTER TABLE {ident(alone.file.target)} DROP COLUMN {ident(name)}" for name in missing)
+            raise PermanentError(
+                f"{alone.file.version}: the file lacks {missing}, which the target has as NOT NULL without default, so "
+                f"the engine refused its rows; let the source write them again, or run: {drops} ({error})"
+            ) from error
+        if alone.rows is not None:
             return
         try:
             reason = explain(self._storage.open(alone.info), alone, self._deadline)
@@ -538,7 +550,10 @@ def schema_changes(part: Part) -> list[str]:
 
 def create_table(name: str, columns: Sequence[Column], primary_key: Sequence[str]) -> str:
     """SQL that makes a target, or its shadow, sorted by its key."""
-    texts = ", ".join(f"{ident(c.name)} {c.type} {'NULL' if c.nullable else 'NOT NULL'}" for c in columns)
+    texts = ", ".join(
+        f"{ident(c.name)} {c.type} {'NULL' if c.nullable else 'NOT NULL'}{f' DEFAULT {c.default}' if c.default else ''}"
+        for c in columns
+    )
     index = f" PRIMARY INDEX {idents(primary_key)}" if primary_key else ""
     return f"CREATE TABLE IF NOT EXISTS {ident(name)} ({texts}){index}"
 

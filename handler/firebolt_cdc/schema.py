@@ -74,6 +74,13 @@ class Column:
     name: str
     type: str
     nullable: bool = True
+    default: str | None = None
+    """The expression, as the engine spells it."""
+
+    @property
+    def must_be_given(self) -> bool:
+        """Whether no row can be inserted without a value for it."""
+        return not self.nullable and self.default is None
 
 
 @dataclass(frozen=True)

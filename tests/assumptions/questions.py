@@ -6,10 +6,21 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import cast
 
 from assumptions.bench import Bench, Session, UnaskableError, is_conflict
-from firebolt_cdc.apply import _GUARD, PART_FULL_LOADS, Part, Place, create_table, merge_statement, row_key
+from firebolt_cdc.apply import (
+    _GUARD,
+    PART_FULL_LOADS,
+    Part,
+    Place,
+    create_table,
+    merge_statement,
+    row_key,
+    target_columns,
+)
 from firebolt_cdc.config import Table
+from firebolt_cdc.engine import Engine
 from firebolt_cdc.errors import ENGINE_ERRORS, ConflictError, EngineRejectedError
 from firebolt_cdc.schema import OP, SEQ, Column, add_column
 
@@ -229,6 +240,25 @@ def _state(bench: Bench, table: str, made: str) -> tuple[object, object, object]
         look(f"SELECT k, v FROM {table} ORDER BY k"),
         look(f"SELECT k FROM {made}") if exists else None,
     )
+
+
+@question("A column's default, as information_schema.columns spells it, makes the same column again")
+def default_spelling(bench: Bench) -> Asked:
+    """The table that a reload fills has its target's defaults."""
+    first = bench.table("(k INT, t TEXT NOT NULL DEFAULT 'o''hare', n NUMERIC(10, 2) DEFAULT 1.5, v INT)")
+    columns = target_columns(cast(Engine, _Catalogue(bench)), first)
+    second = f"{bench.prefix}again"
+    bench.create(create_table(second, columns, []))
+    session = bench.single
+    session(f"INSERT INTO {second} (k) VALUES (1)")
+    return _same(session(f"SELECT k, t, n = 1.5, v FROM {second}"), [[1, "o'hare", True, None]])
+
+
+class _Catalogue:
+    """What of an engine `target_columns` needs."""
+
+    def __init__(self, bench: Bench) -> None:
+        self.query = bench.single
 
 
 @question("PARTITION BY a TEXT column")

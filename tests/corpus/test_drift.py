@@ -250,9 +250,16 @@ CASES = [
         "a NOT NULL column is dropped",
         {"id": [1]},
         [],
-        "null value in NOT NULL column 'v'",
-        "transient",
+        r"lacks \['v'\], .*NOT NULL without default.*DROP COLUMN \"v\".*null value in NOT NULL column 'v'",
         before='"id" BIGINT, "v" INTEGER NOT NULL',
+    ),
+    Case(
+        "a NOT NULL column is dropped, of rows that are only updated",
+        {CHANGE: {"Op": ["U"], "id": [1], "w": ["new"]}},
+        [[1, 7, "new"]],
+        select='"id", "v", "w"',
+        before='"id" BIGINT, "v" INTEGER NOT NULL, "w" TEXT',
+        filled="(1, 7, 'old')",
     ),
     Case(
         "wider in the next file of the batch",

@@ -175,6 +175,16 @@ def test_a_target_that_was_dropped_is_made_anew_with_the_types_of_the_files(
     assert columns["sid"] == "NO"
 
 
+def test_columns_that_the_files_lack_get_their_defaults_in_a_reload_too(
+    pipeline: Pipeline, reloaded: dict[str, dict[str, Any]]
+) -> None:
+    """A full load leaves out what its file lacks, so that defaults hold; the table that a reload fills has the same."""
+    pipeline.sql("ALTER TABLE sessions ADD COLUMN \"site\" TEXT NOT NULL DEFAULT 'o''hare'")
+    carry_out(pipeline)
+    found = pipeline.sql('SELECT "sid", "user", "site" FROM sessions ORDER BY "sid"')
+    assert found == [[1, "ann3", "o'hare"], [5, "eve2", "o'hare"]]
+
+
 def test_files_of_a_reload_meet_the_columns_that_earlier_ones_add(
     pipeline: Pipeline, reloaded: dict[str, dict[str, Any]]
 ) -> None:
