@@ -33,9 +33,10 @@ from firebolt_cdc.errors import CdcError, FailureClass, PermanentError
 from firebolt_cdc.events import Origin
 from firebolt_cdc.files import Kind, SkippedError, identify
 from firebolt_cdc.ledger import with_conflict_retries
+from firebolt_cdc.plan import NothingToReloadError
 from firebolt_cdc.protocol import SweepAction
 from firebolt_cdc.queues import Queues
-from firebolt_cdc.reload import NothingToReloadError, Reload, drop_shadows
+from firebolt_cdc.reload import Reload, drop_shadows
 from firebolt_cdc.sql import ident, idents, marks
 from firebolt_cdc.storage import Storage
 from firebolt_cdc.telemetry import MetricUnit, count, logger, metrics

@@ -34,8 +34,9 @@ from firebolt_cdc.events import Origin
 from firebolt_cdc.files import file_key as key_of
 from firebolt_cdc.ledger import with_conflict_retries
 from firebolt_cdc.loader import Ending
+from firebolt_cdc.plan import Plan
 from firebolt_cdc.queues import Queues
-from firebolt_cdc.reload import Plan, Reload
+from firebolt_cdc.reload import Reload
 from firebolt_cdc.sql import marks
 from firebolt_cdc.storage import ObjectInfo, Storage
 

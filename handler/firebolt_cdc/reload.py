@@ -1,7 +1,7 @@
 """Reload: a table begins a new generation, from a full load that DMS wrote anew and every change since.
 
-    plan         which full-load files are new, which changes are as new as the oldest of them; writes nothing
-    take the turn, so that nobody loads the table meanwhile, and plan again
+    plan         (plan.py) which full-load files are new, which changes are as new as the oldest of them; writes nothing
+    take turn    so that nobody loads the table meanwhile, and plan again
     fill         a shadow table, file by file, through the same transactions as any load; `cdc_applied` says
                  what the new generation holds, so that a reload that was interrupted goes on where it stopped
     swap         one transaction: the target's rows are replaced by the shadow's, the turn says the new generation
@@ -19,12 +19,11 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from typing import TypeVar
 
 import boto3
 
-from firebolt_cdc import files, ledger, protocol, schema
+from firebolt_cdc import ledger, protocol, schema
 from firebolt_cdc.apply import (
     PART_FILES,
     PART_FULL_BYTES,
@@ -36,25 +35,25 @@ from firebolt_cdc.apply import (
     instant,
     target_columns,
 )
-from firebolt_cdc.config import RELOAD_MARK, Config, Table
+from firebolt_cdc.config import Config
 from firebolt_cdc.deadline import Deadline, LambdaContext
 from firebolt_cdc.engine import Engine, Transaction
 from firebolt_cdc.errors import (
     CdcError,
     ConflictError,
     EngineRejectedError,
-    FailureClass,
     PermanentError,
     TransientError,
     TurnLostError,
 )
-from firebolt_cdc.files import Kind, SourceFile
+from firebolt_cdc.files import Kind
 from firebolt_cdc.ledger import Ledger
 from firebolt_cdc.migrations import tables
 from firebolt_cdc.parquet import TooLargeError, room_bytes
+from firebolt_cdc.plan import Item, Plan, Planner
 from firebolt_cdc.sql import ident, idents, marks
 from firebolt_cdc.stage import Prepared, prepare
-from firebolt_cdc.storage import ObjectInfo, Storage
+from firebolt_cdc.storage import Storage
 from firebolt_cdc.telemetry import logger
 
 PATIENCE_SECONDS = 6.0
@@ -69,46 +68,6 @@ Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
-class Item:
-    """One object of the table's, and what its name says."""
-
-    file: SourceFile
-    info: ObjectInfo
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What a reload would do."""
-
-    source_table: str
-    table: Table
-    current: int
-    generation: int
-    starts: datetime
-    """Last modification of the oldest file of the new full load; what is older is superseded."""
-    shadow: str
-    resumes: bool
-    """Whether an interrupted reload of the same start goes on."""
-    full: tuple[Item, ...]
-    changes: tuple[Item, ...]
-    done: frozenset[str]
-    """Applied ids that the new generation holds already."""
-    superseded: tuple[Item, ...]
-    left_out: dict[str, str]
-    """Changes that failed for good, with why: they are in neither generation. No part of a full load is left out."""
-
-    @property
-    def items(self) -> tuple[Item, ...]:
-        """Everything that the new generation holds in the end, full load first."""
-        return (*self.full, *self.changes)
-
-    @property
-    def rest(self) -> list[Item]:
-        """What is still to be filled in."""
-        return [item for item in self.items if item.file.applied_id(self.generation) not in self.done]
-
-
-@dataclass(frozen=True)
 class Result:
     """A reload that was swapped in."""
 
@@ -116,22 +75,6 @@ class Result:
     files: int
     rows_read: int
     superseded: int
-
-
-def find_table(config: Config, name: str) -> tuple[str, Table]:
-    """A listed table by its source name (`schema/table`) or its target.
-
-    Raises:
-        PermanentError: it is not in the table map.
-    """
-    for source, table in config.tables.items():
-        if name in (source, table.target):
-            return source, table
-    raise PermanentError(f"{name} is neither a source table nor a target of the table map: list it first")
-
-
-class NothingToReloadError(PermanentError):
-    """No full load in S3 is another one than that of the table's present generation."""
 
 
 class Reload:
@@ -149,6 +92,7 @@ class Reload:
         self._config = config
         self._engine = engine
         self._storage = storage
+        self._planner = Planner(config, engine, storage)
         self._ledger = book
         self._deadline = deadline
         self._room = room_bytes(memory_bytes)
@@ -162,62 +106,8 @@ class Reload:
         return cls(config, engine, Storage(boto3.client("s3"), config), book, deadline, memory_bytes)
 
     def plan(self, name: str, *, everything: bool = False) -> Plan:
-        """Say what a reload would do; writes nothing.
-
-        Args:
-            name: source table or target.
-            everything: begin from all that lies in S3 of the present generation, not from a new full load.
-
-        Raises:
-            PermanentError: the table is unknown; or `everything` although there is a new full load.
-            NothingToReloadError: there is no new full load.
-        """
-        source_table, table = find_table(self._config, name)
-        current, since = self._current(table)
-        listed = list(self._listed(source_table, table))
-        failed = self._failed(table)
-        left_out = {
-            item.file.version: failed[item.file.version.file_id]
-            for item in listed
-            if item.file.kind is Kind.CHANGE and item.file.version.file_id in failed
-        }
-        after = self._config.source.start_after
-        mine = [
-            item
-            for item in listed
-            if (since is None or item.info.last_modified >= since)
-            and (after is None or item.info.last_modified > after)
-        ]
-        starts = self._new_full_load(table, current, mine)
-        if everything and starts is not None:
-            raise PermanentError(
-                f"{table.target}: S3 holds a full load that is newer than the table's first change ({starts}): what is "
-                "older is part of it; reload without --everything"
-            )
-        if everything:
-            starts = min((item.info.last_modified for item in mine), default=None)
-        if starts is None:
-            raise NothingToReloadError(
-                f"{table.target}: S3 holds no full-load file that is newer than the table's first change or that was "
-                "applied with other content, so there is nothing to reload from; --everything begins again from all "
-                "files that lie there since the table's last reload"
-            )
-        items = [i for i in mine if i.info.last_modified >= starts and i.file.version not in left_out]
-        generation, shadow, resumes = self._generation(table, current, starts)
-        return Plan(
-            source_table,
-            table,
-            current,
-            generation,
-            starts,
-            shadow,
-            resumes,
-            tuple(item for item in items if item.file.kind is Kind.FULL),
-            tuple(sorted((i for i in items if i.file.kind is Kind.CHANGE), key=lambda item: item.file.stamp)),
-            frozenset(self._applied("target_table = ? AND generation = ?", [table.target, generation], "applied_id")),
-            tuple(item for item in listed if item.info.last_modified < starts),
-            {item.file.file_key: left_out[v] for item in listed if (v := item.file.version) in left_out},
-        )
+        """See `Planner.plan`."""
+        return self._planner.plan(name, everything=everything)
 
     def run(self, plan: Plan, *, everything: bool = False, allow_gone: bool = False, progress: Progress) -> Result:
         """Carry a plan out. Interrupted at any place, it can be run again.
@@ -257,97 +147,6 @@ class Reload:
                 f"{plan.table.target}: the new full load began again meanwhile (now {plan.starts}), or its line in "
                 "cdc_reloads is gone; nothing was swapped, run the reload again"
             )
-
-    # ------------------------------------------------------------ what there is
-
-    def _current(self, table: Table) -> tuple[int, datetime | None]:
-        """The table's generation, and from when on objects belong to it (None in the first)."""
-        rows = self._engine.query(
-            "SELECT pipeline, generation, generation_started_at FROM cdc_tables WHERE turn = ?", [table.target]
-        )
-        if not rows or str(rows[0][0]) != self._config.source.pipeline:
-            raise PermanentError(f"{table.target} has no turn of this pipeline: run firebolt-cdc migrate")
-        generation = int(rows[0][1])
-        return generation, rows[0][2] if generation > 1 else None
-
-    def _new_full_load(self, table: Table, current: int, mine: Sequence[Item]) -> datetime | None:
-        """When a full load began that is not of the present generation.
-
-        Its files were written after the first change, or over files that were applied (also with the same content).
-        What is merely not loaded yet is none; nor is what is loaded (the operator had it merged), unless the rest of
-        the same full load is there too: that is, with no change between.
-        """
-        rows = self._engine.query(
-            "SELECT file_id, key_id, kind, file_modified_at FROM cdc_applied WHERE target_table = ? AND generation = ?",
-            [table.target, current],
-        )
-        applied = {str(row[0]): row[3] for row in rows}
-        written: dict[str, list[tuple[str, datetime | None]]] = {}
-        for file_id, key_id, kind, modified in rows:
-            if kind == Kind.FULL:
-                written.setdefault(str(key_id), []).append((str(file_id), modified))
-        changed = [row[3] for row in rows if row[2] == Kind.CHANGE and row[3] is not None]
-        changed += [item.info.last_modified for item in mine if item.file.kind is Kind.CHANGE]
-        first = min(changed, default=None)
-
-        def is_loaded(item: Item) -> bool:
-            file_id = item.file.version.file_id
-            return file_id in applied and (applied[file_id] is None or applied[file_id] >= item.info.last_modified)
-
-        def is_other(item: Item) -> bool:
-            version, modified = item.file.version, item.info.last_modified
-            over = written.get(version.key_id, [])
-            return (first is not None and modified > first) or any(
-                file_id != version.file_id or (before is not None and before < modified) for file_id, before in over
-            )
-
-        other = [item for item in mine if item.file.kind is Kind.FULL and is_other(item)]
-        starts = min((item.info.last_modified for item in other if not is_loaded(item)), default=None)
-        if starts is None:
-            return None
-        last = max((moment for moment in changed if moment < starts), default=None)
-        return min(item.info.last_modified for item in other if last is None or item.info.last_modified > last)
-
-    def _listed(self, source_table: str, table: Table) -> Iterator[Item]:
-        for info in self._storage.listing(files.folder(self._config, source_table)):
-            try:
-                file = files.identify(self._config, info.version)
-            except PermanentError:
-                continue  # named as nothing of DMS's: its own event writes its `failed` line
-            if file.table == table:
-                yield Item(file, info)
-
-    def _applied(self, condition: str, parameters: Sequence[object], column: str) -> set[str]:
-        rows = self._engine.query(f"SELECT {column} FROM cdc_applied WHERE {condition}", parameters)
-        return {str(row[0]) for row in rows}
-
-    def _failed(self, table: Table) -> dict[str, str]:
-        rows = self._engine.query(
-            "SELECT file_id, error_message FROM cdc_processed_files WHERE turn = ? AND status = 'failed' "
-            "AND error_class IN (?, ?)",
-            [table.target, FailureClass.PERMANENT, FailureClass.GONE],
-        )
-        return {str(row[0]): str(row[1]) for row in rows}
-
-    def _generation(self, table: Table, current: int, starts: datetime) -> tuple[int, str, bool]:
-        """The generation that begins, its shadow table, and whether a reload of the same start goes on with it."""
-        rows = self._engine.query(
-            "SELECT generation, starts, settings, shadow, status FROM cdc_reloads WHERE turn = ? ORDER BY generation",
-            [table.target],
-        )
-        present = tables(self._engine)
-        for generation, began, settings, shadow, status in rows:
-            if (status, began, settings) == ("building", starts, table.model_dump_json()) and int(generation) > current:
-                holds = self._applied(
-                    "target_table = ? AND generation = ? LIMIT 1", [table.target, int(generation)], "applied_id"
-                )
-                if str(shadow) in present or not holds:
-                    return int(generation), str(shadow), True
-        newest = self._engine.query("SELECT MAX(generation) FROM cdc_applied WHERE target_table = ?", [table.target])
-        generation = 1 + max([current, int(newest[0][0] or 0), *(int(row[0]) for row in rows)])
-        while (shadow := f"{table.target}{RELOAD_MARK}{generation}") in present:
-            generation += 1
-        return generation, shadow, False
 
     # ------------------------------------------------------------ under the turn
 

@@ -14,7 +14,8 @@ from firebolt_cdc import config as configuration
 from firebolt_cdc import engine
 from firebolt_cdc.deadline import Deadline
 from firebolt_cdc.errors import CdcError, PermanentError
-from firebolt_cdc.reload import NothingToReloadError, Plan, Reload, Result
+from firebolt_cdc.plan import NothingToReloadError, Plan
+from firebolt_cdc.reload import Reload, Result
 from support import Context, Pipeline, parquet, sessions, table_config
 
 LOAD = "fair/sessions/LOAD0000000{}.parquet"
