@@ -244,7 +244,7 @@ def reload(
         bool, typer.Option("--everything", help="Begin again from all files in S3, not from a new full load.")
     ] = False,
     allow_gone: Annotated[
-        bool, typer.Option("--allow-gone", help="Go on although changes that were applied are no longer in S3.")
+        bool, typer.Option("--allow-gone", help="Go on although files that were applied are no longer in S3.")
     ] = False,
     max_duration: Annotated[str, typer.Option(help="How long it may take, and hold the table: 30m, 2h.")] = "1h",
     yes: Annotated[bool, typer.Option("--yes", help="Do it; without, only show what would be done.")] = False,
@@ -272,7 +272,6 @@ def reload(
         task = bar.add_task("Files", total=len(plan.items))
         result = work.run(
             plan,
-            everything=everything,
             allow_gone=allow_gone,
             progress=lambda done, total: bar.update(task, completed=done, total=total),
         )
