@@ -26,10 +26,11 @@ from rich.table import Table
 
 from firebolt_cdc import config as configuration
 from firebolt_cdc import direct, migrations, telemetry
+from firebolt_cdc import settle as settling
 from firebolt_cdc.config import Config
 from firebolt_cdc.deadline import Deadline
 from firebolt_cdc.engine import Engine
-from firebolt_cdc.errors import AWS_ERRORS, CdcError, PermanentError, TransientError, aws_error
+from firebolt_cdc.errors import AWS_ERRORS, CdcError, FailureClass, PermanentError, TransientError, aws_error
 from firebolt_cdc.events import Origin
 from firebolt_cdc.files import file_key as key_of
 from firebolt_cdc.ledger import with_conflict_retries
@@ -184,20 +185,30 @@ def status(function: FunctionOption, as_json: JsonOption = False) -> None:
 @app.command()
 def retry(
     function: FunctionOption,
-    file: Annotated[list[str] | None, typer.Argument(help="file_key of files to retry; none: all that match.")] = None,
-    table: Annotated[str | None, typer.Option(help="Only files of this target table.")] = None,
-    error_class: Annotated[str | None, typer.Option("--class", help="Only failures of this class.")] = None,
+    file: Annotated[list[str] | None, typer.Argument(help="file_key of files to retry; none: all that failed.")] = None,
+    table: Annotated[str | None, typer.Option(help="Only files of this table (target, or schema/table).")] = None,
+    error_class: Annotated[
+        FailureClass | None,
+        typer.Option("--class", help="Only this class; held files only so, or named."),
+    ] = None,
     yes: Annotated[bool, typer.Option("--yes", help="Do it; without, only show what would be done.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Load failed, held and skipped files again, with a fresh budget of attempts. A dry run unless --yes is given."""
+    """Load failed files again, with a fresh budget of attempts. A dry run unless --yes is given.
+
+    Held and skipped files are loaded only if they are named: to load them can be wrong.
+    """
     pipeline = _pipeline(function)
-    condition = "pipeline = ? AND (status IN ('failed', 'skipped') OR error_class = 'held')"
+    condition = "pipeline = ? AND status = 'failed'"
+    if file:
+        condition = "pipeline = ? AND (status IN ('failed', 'skipped') OR error_class = 'held')"
+    elif error_class is FailureClass.HELD:
+        condition = "pipeline = ?"
     parameters: list[object] = [pipeline.config.source.pipeline]
     if file:
         condition, parameters = f"{condition} AND file_key IN ({marks(file)})", [*parameters, *file]
     if table:
-        condition, parameters = f"{condition} AND target_table = ?", [*parameters, table]
+        condition, parameters = f"{condition} AND (target_table = ? OR source_table = ?)", [*parameters, table, table]
     if error_class:
         condition, parameters = f"{condition} AND error_class = ?", [*parameters, error_class]
     rows = pipeline.engine.query(
@@ -234,6 +245,32 @@ def _retry(pipeline: Pipeline, rows: Sequence[Sequence[Any]]) -> None:
         with_conflict_retries(pipeline.deadline, functools.partial(pipeline.engine.query, sql, ids))
         queues = Queues(boto3.client("sqs"), pipeline.config.queue)
         queues.announce([(str(r[1]), str(r[2]), str(r[3])) for r in chunk], Origin.OPERATOR, datetime.now(UTC))
+
+
+@app.command()
+def settle(
+    function: FunctionOption,
+    file: Annotated[list[str], typer.Argument(help="file_key of each file.")],
+    reason: Annotated[str, typer.Option(help="Why; it stands in the ledger.")],
+    yes: Annotated[bool, typer.Option("--yes", help="Do it; without, only show what would be done.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Count failed or held files as applied, without loading them. A dry run unless --yes is given.
+
+    For what was dealt with by hand: its rows are in the target already, or nobody wants them. Only a reload of the
+    table, which begins from the files, loads such a file after all.
+    """
+    pipeline = _pipeline(function)
+    found = settling.find(pipeline.engine, pipeline.config, file)
+    if yes:
+        settling.settle(pipeline.engine, pipeline.config, pipeline.deadline, found, reason)
+    rows = [(one.file.file_key, one.file.version.etag, one.error_class, one.message) for one in found]
+    if as_json:
+        console.print_json(json.dumps({"settled" if yes else "would_settle": [row[0] for row in rows]}))
+        return
+    _print(rows, "Settled" if yes else "Would be settled", ("file", "etag", "class", "message"))
+    if not yes:
+        console.print("Nothing was changed; add --yes to settle.")
 
 
 @app.command()

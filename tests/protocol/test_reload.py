@@ -171,9 +171,7 @@ def test_everything_that_was_applied_must_still_lie_in_s3(pipeline: Pipeline) ->
     later()
     pipeline.deliver(old, pipeline.put(CHANGE.format("100000"), sessions(("I", 3, "cy"))))
     pipeline.s3.delete_object(Bucket=pipeline.bucket, Key=old["detail"]["object"]["key"])
-    with pytest.raises(
-        PermanentError, match=r"1 files were applied and are no longer in S3 .*LOAD0000.*allow-gone"
-    ):
+    with pytest.raises(PermanentError, match=r"1 files were applied and are no longer in S3 .*LOAD0000.*allow-gone"):
         carry_out(pipeline, everything=True)
     assert target(pipeline) == [[1, "ann"], [2, "bob"], [3, "cy"]]
     carry_out(pipeline, everything=True, allow_gone=True)
