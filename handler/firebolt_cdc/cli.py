@@ -19,13 +19,14 @@ from typing import Annotated, Any
 
 import boto3
 import typer
+from botocore.config import Config as BotoConfig
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import Progress
 from rich.table import Table
 
+from firebolt_cdc import __version__, direct, migrations, telemetry
 from firebolt_cdc import config as configuration
-from firebolt_cdc import direct, migrations, telemetry
 from firebolt_cdc import settle as settling
 from firebolt_cdc.config import Config
 from firebolt_cdc.deadline import Deadline
@@ -42,12 +43,13 @@ from firebolt_cdc.sql import marks
 from firebolt_cdc.storage import ObjectInfo, Storage
 
 COMMAND_SECONDS = 300.0
+LAMBDA_SECONDS = 910
+"""How long an answer of a function may take: botocore's minute would end the wait, and then invoke it again."""
 ALIAS = "PROD"
 app = typer.Typer(
     pretty_exceptions_enable=False,
     no_args_is_help=True,
     add_completion=False,
-    help=__doc__,
     rich_markup_mode="markdown",
 )
 console = Console()
@@ -80,6 +82,16 @@ def main() -> None:
             f"[bold red]{error.failure_class}[/]: {escape(_visible(error))}", highlight=False, soft_wrap=True
         )
         sys.exit(1)
+
+
+@app.callback(invoke_without_command=True, help=__doc__)
+def version(
+    show: Annotated[bool, typer.Option("--version", is_eager=True, help="Print the version.")] = False,
+) -> None:
+    """What belongs to no command: `--version`."""
+    if show:
+        console.print(f"firebolt-cdc {__version__}", highlight=False)
+        raise typer.Exit
 
 
 def _pipeline(function: str, seconds: float = COMMAND_SECONDS) -> Pipeline:
@@ -415,18 +427,24 @@ def migrate(
     """Run the migrations (the migrate function does it, as `terraform apply` would)."""
     config = _pipeline(function).config
     action = "dry_run" if dry_run else "status" if show_status else "migrate"
-    answer = boto3.client("lambda").invoke(
-        FunctionName=f"{config.name}-migrate", Qualifier=ALIAS, Payload=json.dumps({"action": action}).encode()
-    )
-    result = json.loads(answer["Payload"].read())
+    name = f"{config.name}-migrate"
+    patient = boto3.client("lambda", config=BotoConfig(read_timeout=LAMBDA_SECONDS, retries={"total_max_attempts": 1}))
+    try:
+        answer = patient.invoke(FunctionName=name, Qualifier=ALIAS, Payload=json.dumps({"action": action}).encode())
+        result = json.loads(answer["Payload"].read())
+    except AWS_ERRORS as error:
+        raise aws_error(error, f"invoking {name}:{ALIAS}") from error
     if answer.get("FunctionError"):
         raise TransientError(f"the migrate function failed: {result.get('errorMessage', result)}")
     if as_json:
         console.print_json(json.dumps(result))
         return
+    statements = result.pop("statements", [])
     for name, value in result.items():
         text = ", ".join(map(str, value)) if isinstance(value, list) else str(value or "")
         console.print(f"[bold]{name}[/]: {escape(text) or 'none'}")
+    for statement in statements:
+        console.print(f"{statement};", markup=False, highlight=False, soft_wrap=True)
 
 
 @dataclass(frozen=True)
@@ -546,13 +564,17 @@ def _ask_dead_letters(pipeline: Pipeline) -> str:
         if url
     }
     if any(counts.values()):
-        raise PermanentError(f"{counts}: `firebolt-cdc status` names the files and reasons")
+        raise PermanentError(
+            f"{counts}: `firebolt-cdc status` names files and reasons; when they are dealt with, purge the queue "
+            '(runbook, "A file failed")'
+        )
     return "empty"
 
 
 def _ask_steps(pipeline: Pipeline) -> str:
     number, newest = _logged(pipeline, '"STEP 1: CHECK IF FILE ALREADY PROCESSED"')
-    return f"{number} in the last day, the newest at {newest}" if number else "none in the last day (no file came)"
+    none = "none in the last day (no file came, or loader.log_level is above INFO)"
+    return f"{number} in the last day, the newest at {newest}" if number else none
 
 
 def _ask_errors(pipeline: Pipeline) -> str:
