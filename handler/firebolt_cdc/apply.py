@@ -214,8 +214,9 @@ class Applier:
         refused = isinstance(error, EngineRejectedError) and not isinstance(error, TooSlowError)
         if not refused or alone is None:
             return
-        given = {column.name for column in alone.plan.mapped.values()}
-        if missing := [c.name for c in columns if c.must_be_given and c.name not in given]:
+        given, said = {column.name for column in alone.plan.mapped.values()}, str(error)
+        absent = [c.name for c in columns if c.must_be_given and c.name not in given]
+        if (missing := [name for name in absent if name in said]) and "null" in said.lower():
             drops = "; ".join(f"ALTER TABLE {ident(alone.file.target)} DROP COLUMN {ident(name)}" for name in missing)
             raise PermanentError(
                 f"{alone.file.version}: the file lacks {missing}, which the target has as NOT NULL without default, so "

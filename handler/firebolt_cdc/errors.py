@@ -122,11 +122,15 @@ class HeldError(CdcError):
     failure_class = FailureClass.HELD
 
 
-# The engine's words for a lost commit race. "detected N conflicts with N transactions on transaction commit" and
-# "code: 9" were reported from production; "cannot be retried" is what the engine says when its own retries ran out.
+# The engine's words for a lost commit race. "Failed to commit transaction, error: 'detected N conflicts with N
+# transactions on transaction commit', code: 9" was reported from production; "cannot be retried" is what the engine
+# says when its own retries ran out. Whole phrases: a conflict costs no attempt, and the names and values that a
+# rejection quotes may hold any word ("serialized_by", Arrow's "Couldn't deserialize").
 _CONFLICT = re.compile(
-    r"detected \d+ conflicts?|conflicts? with|conflict on|transaction conflict|code: 9\b|write-write|serializ",
-    re.IGNORECASE,
+    r"detected \d+ conflicts? with \d+ transactions?|failed to commit transaction\b.*\bcode: 9\b"
+    r"|\b(transaction|write-write|serialization) (conflict|failure)\b|could not serialize access"
+    r"|conflicts? with (a |an |another |other )?(concurrent )?transactions?\b",
+    re.IGNORECASE | re.DOTALL,
 )
 # Firebolt Core: at most one write transaction in the cluster. Its refusal is a wait, not a failure.
 _SINGLE_WRITER = re.compile(r"(one|single|another|concurrent) write transaction", re.IGNORECASE)
@@ -170,6 +174,11 @@ def aws_error(error: BotoCoreError | ClientError, doing: str) -> CdcError:
         if code in {"PreconditionFailed", "412"} or status == 412:
             return GoneError(
                 f"{doing}: the object was overwritten since it was announced; the newer version has an event of its own"
+            )
+        if code == "InvalidObjectState":
+            return PermanentError(
+                f"{doing}: the object lies in an archive (storage class GLACIER or DEEP_ARCHIVE): restore it, then run "
+                "`firebolt-cdc retry FILE`"
             )
         if denied(error):
             return TransientError(f"{doing}: access denied; check the role's policy, the bucket policy and the key")

@@ -224,7 +224,7 @@ def counted(aws: str) -> Iterator[tuple[Pipeline, FaultProxy]]:
         tables = {
             f"t/{name}": table_config(name, ["id"])
             for name in (
-                *("many", "hundred", "poison", "full", "looked"),
+                *("many", "hundred", "poison", "full", "looked", "strict"),
                 *("gone_20240101", "gone_LOAD0000", "odd_20240101", "odd_LOAD0000"),
             )
         }
@@ -329,6 +329,23 @@ def test_full_loads_that_only_the_engine_reads_fail_once(counted: tuple[Pipeline
     ):
         assert re.search(f"{name}.*(column 'v'.*{told}|{told}.*column 'v').*correct", message)
     assert len(pipeline.take(pipeline.dlq)) == 6, "for each delivery of the two"
+
+
+def test_a_refusal_that_speaks_of_no_null_is_not_laid_on_a_dropped_column(
+    counted: tuple[Pipeline, FaultProxy],
+) -> None:
+    pipeline, proxy = counted
+    pipeline.sql('CREATE TABLE strict ("id" BIGINT, "v" TEXT, "made_by" TEXT NOT NULL)')
+    pipeline.sql("INSERT INTO strict VALUES (1, 'old', 'me')")
+    update = pipeline.put("t/strict/20240102-1.parquet", parquet({"Op": ["U"], "id": [1], "v": ["new"]}))
+    proxy.inject(Fault.HTTP_400, matching("MERGE INTO"))
+    pipeline.deliver(update)
+    [[status, failure]] = pipeline.sql(
+        "SELECT status, error_class FROM cdc_processed_files WHERE file_key LIKE 't/strict/%'"
+    )
+    assert (status, failure) == ("failed", "transient")
+    assert pipeline.deliver(update) == []
+    assert pipeline.sql('SELECT "v", "made_by" FROM strict') == [["new", "me"]]
 
 
 def test_only_a_full_load_that_the_engine_refused_is_looked_through(
