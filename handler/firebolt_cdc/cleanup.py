@@ -13,8 +13,10 @@ All but `reconcile` leave an engine that has stopped itself asleep: without load
 
 from __future__ import annotations
 
+import contextlib
 import io
-from collections.abc import Callable, Sequence
+import uuid
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -38,12 +40,16 @@ from firebolt_cdc.protocol import SweepAction
 from firebolt_cdc.queues import Queues
 from firebolt_cdc.reload import Reload, drop_shadows
 from firebolt_cdc.sql import ident, idents, marks
-from firebolt_cdc.storage import Storage
+from firebolt_cdc.storage import ObjectInfo, Storage
 from firebolt_cdc.telemetry import MetricUnit, count, logger, metrics
 
 TASKS = ("sweep", "reconcile", "audit", "purge", "reload")
 CHUNK = 200
 """Ledger rows that one statement of the sweep names."""
+LISTED = 20_000
+"""Objects of the source that are compared with the ledger at once; a larger bucket takes no more memory."""
+Listed = tuple[str, ObjectInfo]
+"""An object and its applied id; "" where no table takes it."""
 
 
 @logger.inject_lambda_context
@@ -274,50 +280,26 @@ class Cleanup:
         """
         source, grace = self._config.source, self._config.cleanup.reconcile_grace_seconds
         until = datetime.now(UTC) - timedelta(seconds=grace)
-        listed = [
-            info
-            for info in self._storage.listing()
-            if info.last_modified <= until and (source.start_after is None or info.last_modified > source.start_after)
-        ]
-        turns = self._turns()
-        rows = []
-        for info in listed:
-            try:
-                file = identify(self._config, info.version)
-            except SkippedError:
-                continue  # the configuration leaves it out; its event wrote the `skipped` line
-            except PermanentError:
-                rows.append(("", info.version))  # announced, so that the loader writes its `failed` line
-                continue
-            turn = turns.get(file.turn)
-            if not protocol.superseded(turn, info.last_modified):
-                rows.append((file.applied_id(turn.generation if turn else 1), info.version))
         room = max(0, self._config.cleanup.queue_limit - self._queues.depth())
-        missing = self._missing(rows)[:room] if rows and room else []
-        self._queues.announce([(v[0], v[1], v[2]) for v in missing], Origin.SWEEP, datetime.now(UTC))
-        count("MissingFiles", len(missing))
-        for _, key, _ in missing[:20]:
-            logger.warning("a file that no event had announced", object_key=key)
-        return {"listed": len(listed), "missing": len(missing)}
+        listed, missing = 0, 0
+        for objects in self._listed():
+            due = [
+                (applied_id, info)
+                for applied_id, info in objects
+                if info.last_modified <= until
+                and (source.start_after is None or info.last_modified > source.start_after)
+            ]
+            listed += len(due)
+            found = self._missing(due)[: room - missing] if due and missing < room else []
+            missing += self._queues.announce(found, Origin.SWEEP, datetime.now(UTC))
+            for _, key, _ in found[:20]:
+                logger.warning("a file that no event had announced", object_key=key)
+        count("MissingFiles", missing)
+        return {"listed": listed, "missing": missing}
 
-    def _missing(self, rows: Sequence[tuple[str, Any]]) -> list[tuple[str, str, str]]:
-        """Join the listing with the ledger in the engine, through a staged Parquet file."""
-        buffer = io.BytesIO()
-        pq.write_table(
-            pa.table(
-                {
-                    "applied_id": [r[0] for r in rows],
-                    "file_id": [r[1].file_id for r in rows],
-                    "bucket": [r[1].bucket for r in rows],
-                    "object_key": [r[1].key for r in rows],
-                    "etag": [r[1].etag for r in rows],
-                }
-            ),
-            buffer,
-        )
-        staged = self._storage.stage(f"reconcile-{self._config.name}.parquet", buffer.getvalue())
-        reading, where = parquet(self._config, staged=staged)
-        try:
+    def _missing(self, objects: Sequence[Listed]) -> list[tuple[str, str, str]]:
+        """Bucket, key and etag of those that stand neither in `cdc_applied` nor, unfinished, in the ledger."""
+        with self._staged(objects) as (reading, where):
             found = self._engine.query(
                 f"SELECT l.bucket, l.object_key, l.etag FROM {reading} AS l "
                 "LEFT JOIN cdc_applied a ON a.applied_id = l.applied_id "
@@ -328,9 +310,49 @@ class Cleanup:
                 "OR (l.applied_id = '' AND f.file_id IS NULL AND b.file_id IS NULL) ORDER BY l.object_key",
                 where,
             )
+        return [(str(r[0]), str(r[1]), str(r[2])) for r in found]
+
+    def _listed(self) -> Iterator[list[Listed]]:
+        """The objects of the source, LISTED at a time, but for those that no table wants: skipped, or superseded."""
+        turns = self._turns()
+        objects: list[Listed] = []
+        for info in self._storage.listing():
+            try:
+                file = identify(self._config, info.version)
+            except SkippedError:
+                continue  # the configuration leaves it out; its event wrote the `skipped` line
+            except PermanentError:
+                objects.append(("", info))  # announced, so that the loader writes its `failed` line
+            else:
+                turn = turns.get(file.turn)
+                if protocol.superseded(turn, info.last_modified):
+                    continue
+                objects.append((file.applied_id(turn.generation if turn else 1), info))
+            if len(objects) == LISTED:
+                yield objects
+                objects = []
+        if objects:
+            yield objects
+
+    @contextlib.contextmanager
+    def _staged(self, objects: Sequence[Listed]) -> Iterator[tuple[str, list[object]]]:
+        """A part of the listing as a Parquet file, to be joined in the engine: READ_PARQUET and its parameters."""
+        buffer = io.BytesIO()
+        versions = [info.version for _, info in objects]
+        columns = {
+            "applied_id": [applied_id for applied_id, _ in objects],
+            "file_id": [version.file_id for version in versions],
+            "bucket": [version.bucket for version in versions],
+            "object_key": [version.key for version in versions],
+            "etag": [version.etag for version in versions],
+            "last_modified": [instant(info.last_modified) for _, info in objects],
+        }
+        pq.write_table(pa.table(columns), buffer)
+        staged = self._storage.stage(f"listing-{self._config.name}-{uuid.uuid4().hex}.parquet", buffer.getvalue())
+        try:
+            yield parquet(self._config, staged=staged)
         finally:
             self._storage.unstage(staged)
-        return [(str(r[0]), str(r[1]), str(r[2])) for r in found]
 
     def audit(self) -> dict[str, int]:
         """Count rows beyond the first of each primary key, and file versions that stand applied more than once."""
@@ -426,27 +448,15 @@ class Cleanup:
 
     def _tombstone_floor(self) -> datetime:
         """The age below which every object of the source is applied, so that no older insert can still come."""
-        turns = self._turns()
-        objects = []
-        for info in self._storage.listing():
-            try:
-                file = identify(self._config, info.version)
-            except PermanentError:
-                continue  # goes into no target, so no tombstone is needed against it
-            turn = turns.get(file.turn)
-            if not protocol.superseded(turn, info.last_modified):
-                objects.append((file.applied_id(turn.generation if turn else 1), info))
         floor = datetime.now(UTC)
-        for i in range(0, len(objects), CHUNK):
-            chunk = objects[i : i + CHUNK]
-            ids = [applied_id for applied_id, _ in chunk]
-            known = {
-                str(r[0])
-                for r in self._engine.query(
-                    f"SELECT applied_id FROM cdc_applied WHERE applied_id IN ({marks(ids)})", ids
+        for objects in self._listed():
+            with self._staged(objects) as (reading, where):
+                rows = self._engine.query(
+                    f"SELECT MIN(CAST(l.last_modified AS TIMESTAMPTZ)) FROM {reading} AS l LEFT JOIN cdc_applied a "
+                    "ON a.applied_id = l.applied_id WHERE l.applied_id <> '' AND a.applied_id IS NULL",
+                    where,
                 )
-            }
-            floor = min([floor, *(info.last_modified for applied_id, info in chunk if applied_id not in known)])
+            floor = min([floor, *(row[0] for row in rows if row[0] is not None)])
         return floor
 
     def _delete(self, table: str, condition: str, parameters: Sequence[object]) -> int:

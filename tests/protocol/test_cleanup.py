@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from firebolt_cdc import loader
+from firebolt_cdc import cleanup, loader
 from firebolt_cdc.apply import Applier
 from firebolt_cdc.errors import PermanentError
 from support import Pipeline, sessions
@@ -134,6 +134,13 @@ def test_hand_edits_never_load_a_file_twice(pipeline: Pipeline) -> None:
     assert pipeline.sql.value("SELECT COUNT(*) FROM events") == 1
 
 
+@pytest.fixture(params=[1, cleanup.LISTED])
+def listed(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The listing in parts, and in one."""
+    monkeypatch.setattr(cleanup, "LISTED", request.param)
+
+
+@pytest.mark.usefixtures("listed")
 def test_reconcile_finds_what_no_event_announced(pipeline: Pipeline) -> None:
     pipeline.put(ONE, sessions(("I", 1, "a")))
     assert pipeline.deliver(pipeline.put(TWO, sessions(("I", 2, "b")))) == []
@@ -169,6 +176,15 @@ def test_purge_deletes_only_what_is_settled(pipeline: Pipeline) -> None:
     assert pipeline.sql.value("SELECT COUNT(*) FROM cdc_applied") == 1
 
 
+@pytest.mark.usefixtures("listed")
+def test_reconcile_announces_no_more_than_the_queue_has_room_for(pipeline: Pipeline) -> None:
+    pipeline.configure(cleanup=pipeline.config["cleanup"] | {"queue_limit": 2})
+    for number in range(4):
+        pipeline.put(f"fair/sessions/2024112{number}-1.parquet", sessions(("I", number, "a")))
+    assert pipeline.clean("reconcile")["reconcile"] == {"listed": 4, "missing": 2}
+
+
+@pytest.mark.usefixtures("listed")
 def test_a_tombstone_stays_while_an_older_object_is_not_applied(pipeline: Pipeline) -> None:
     pipeline.put(TWO, sessions(("I", 2, "late")))
     assert pipeline.deliver(pipeline.put(ONE, sessions(("D", 2, None)))) == []
