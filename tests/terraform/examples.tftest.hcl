@@ -21,7 +21,7 @@ run "complete" {
   }
 
   assert {
-    condition     = output.dashboard == "fair-prod"
+    condition     = output.dashboard == "fair-prod-eu-west-1"
     error_message = "examples/complete plans."
   }
 }
