@@ -7,7 +7,7 @@ import json
 import os
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -48,6 +48,10 @@ class Context:
 
     def get_remaining_time_in_millis(self) -> int:
         return max(0, int((self._end - time.monotonic()) * 1000))
+
+
+Command = Callable[..., Any]
+"""Runs a command of `firebolt-cdc` and returns what it printed as JSON."""
 
 
 class Rows:

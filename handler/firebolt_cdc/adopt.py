@@ -36,8 +36,8 @@ from firebolt_cdc.storage import Storage
 
 LEDGER, ASIDE, KEPT = "cdc_processed_files", "cdc_processed_files_guide", "cdc_processed_files_adopted"
 _HELD = (
-    "The ledger that was adopted says {}, so its rows may or may not be in the target. Check, then run "
-    "firebolt-cdc retry (loads it) or leave it."
+    "The ledger that was adopted says {}, so its rows may or may not be in the target. Check, then run firebolt-cdc "
+    "retry FILE (loads it) or firebolt-cdc settle FILE (counts it as loaded)."
 )
 
 

@@ -19,17 +19,19 @@ from typing import Annotated, Any
 
 import boto3
 import typer
+from botocore.config import Config as BotoConfig
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import Progress
 from rich.table import Table
 
+from firebolt_cdc import __version__, direct, migrations, telemetry
 from firebolt_cdc import config as configuration
-from firebolt_cdc import direct, migrations, telemetry
+from firebolt_cdc import settle as settling
 from firebolt_cdc.config import Config
 from firebolt_cdc.deadline import Deadline
 from firebolt_cdc.engine import Engine
-from firebolt_cdc.errors import AWS_ERRORS, CdcError, PermanentError, TransientError, aws_error
+from firebolt_cdc.errors import AWS_ERRORS, CdcError, FailureClass, PermanentError, TransientError, aws_error
 from firebolt_cdc.events import Origin
 from firebolt_cdc.files import file_key as key_of
 from firebolt_cdc.ledger import with_conflict_retries
@@ -41,12 +43,13 @@ from firebolt_cdc.sql import marks
 from firebolt_cdc.storage import ObjectInfo, Storage
 
 COMMAND_SECONDS = 300.0
+LAMBDA_SECONDS = 910
+"""How long an answer of a function may take: botocore's minute would end the wait, and then invoke it again."""
 ALIAS = "PROD"
 app = typer.Typer(
     pretty_exceptions_enable=False,
     no_args_is_help=True,
     add_completion=False,
-    help=__doc__,
     rich_markup_mode="markdown",
 )
 console = Console()
@@ -79,6 +82,16 @@ def main() -> None:
             f"[bold red]{error.failure_class}[/]: {escape(_visible(error))}", highlight=False, soft_wrap=True
         )
         sys.exit(1)
+
+
+@app.callback(invoke_without_command=True, help=__doc__)
+def version(
+    show: Annotated[bool, typer.Option("--version", is_eager=True, help="Print the version.")] = False,
+) -> None:
+    """What belongs to no command: `--version`."""
+    if show:
+        console.print(f"firebolt-cdc {__version__}", highlight=False)
+        raise typer.Exit
 
 
 def _pipeline(function: str, seconds: float = COMMAND_SECONDS) -> Pipeline:
@@ -184,20 +197,30 @@ def status(function: FunctionOption, as_json: JsonOption = False) -> None:
 @app.command()
 def retry(
     function: FunctionOption,
-    file: Annotated[list[str] | None, typer.Argument(help="file_key of files to retry; none: all that match.")] = None,
-    table: Annotated[str | None, typer.Option(help="Only files of this target table.")] = None,
-    error_class: Annotated[str | None, typer.Option("--class", help="Only failures of this class.")] = None,
+    file: Annotated[list[str] | None, typer.Argument(help="file_key of files to retry; none: all that failed.")] = None,
+    table: Annotated[str | None, typer.Option(help="Only files of this table (target, or schema/table).")] = None,
+    error_class: Annotated[
+        FailureClass | None,
+        typer.Option("--class", help="Only this class; held files only so, or named."),
+    ] = None,
     yes: Annotated[bool, typer.Option("--yes", help="Do it; without, only show what would be done.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Load failed, held and skipped files again, with a fresh budget of attempts. A dry run unless --yes is given."""
+    """Load failed files again, with a fresh budget of attempts. A dry run unless --yes is given.
+
+    Held and skipped files are loaded only if they are named: to load them can be wrong.
+    """
     pipeline = _pipeline(function)
-    condition = "pipeline = ? AND (status IN ('failed', 'skipped') OR error_class = 'held')"
+    condition = "pipeline = ? AND status = 'failed'"
+    if file:
+        condition = "pipeline = ? AND (status IN ('failed', 'skipped') OR error_class = 'held')"
+    elif error_class is FailureClass.HELD:
+        condition = "pipeline = ?"
     parameters: list[object] = [pipeline.config.source.pipeline]
     if file:
         condition, parameters = f"{condition} AND file_key IN ({marks(file)})", [*parameters, *file]
     if table:
-        condition, parameters = f"{condition} AND target_table = ?", [*parameters, table]
+        condition, parameters = f"{condition} AND (target_table = ? OR source_table = ?)", [*parameters, table, table]
     if error_class:
         condition, parameters = f"{condition} AND error_class = ?", [*parameters, error_class]
     rows = pipeline.engine.query(
@@ -237,6 +260,32 @@ def _retry(pipeline: Pipeline, rows: Sequence[Sequence[Any]]) -> None:
 
 
 @app.command()
+def settle(
+    function: FunctionOption,
+    file: Annotated[list[str], typer.Argument(help="file_key of each file.")],
+    reason: Annotated[str, typer.Option(help="Why; it stands in the ledger.")],
+    yes: Annotated[bool, typer.Option("--yes", help="Do it; without, only show what would be done.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Count failed or held files as applied, without loading them. A dry run unless --yes is given.
+
+    For what was dealt with by hand: its rows are in the target already, or nobody wants them. Only a reload of the
+    table, which begins from the files, loads such a file after all.
+    """
+    pipeline = _pipeline(function)
+    found = settling.find(pipeline.engine, pipeline.config, file)
+    if yes:
+        settling.settle(pipeline.engine, pipeline.config, pipeline.deadline, found, reason)
+    rows = [(one.file.file_key, one.file.version.etag, one.error_class, one.message) for one in found]
+    if as_json:
+        console.print_json(json.dumps({"settled" if yes else "would_settle": [row[0] for row in rows]}))
+        return
+    _print(rows, "Settled" if yes else "Would be settled", ("file", "etag", "class", "message"))
+    if not yes:
+        console.print("Nothing was changed; add --yes to settle.")
+
+
+@app.command()
 def reload(
     function: FunctionOption,
     table: Annotated[str, typer.Argument(help="Source table (schema/table) or target.")],
@@ -244,7 +293,7 @@ def reload(
         bool, typer.Option("--everything", help="Begin again from all files in S3, not from a new full load.")
     ] = False,
     allow_gone: Annotated[
-        bool, typer.Option("--allow-gone", help="Go on although changes that were applied are no longer in S3.")
+        bool, typer.Option("--allow-gone", help="Go on although files that were applied are no longer in S3.")
     ] = False,
     max_duration: Annotated[str, typer.Option(help="How long it may take, and hold the table: 30m, 2h.")] = "1h",
     yes: Annotated[bool, typer.Option("--yes", help="Do it; without, only show what would be done.")] = False,
@@ -272,7 +321,6 @@ def reload(
         task = bar.add_task("Files", total=len(plan.items))
         result = work.run(
             plan,
-            everything=everything,
             allow_gone=allow_gone,
             progress=lambda done, total: bar.update(task, completed=done, total=total),
         )
@@ -379,18 +427,24 @@ def migrate(
     """Run the migrations (the migrate function does it, as `terraform apply` would)."""
     config = _pipeline(function).config
     action = "dry_run" if dry_run else "status" if show_status else "migrate"
-    answer = boto3.client("lambda").invoke(
-        FunctionName=f"{config.name}-migrate", Qualifier=ALIAS, Payload=json.dumps({"action": action}).encode()
-    )
-    result = json.loads(answer["Payload"].read())
+    name = f"{config.name}-migrate"
+    patient = boto3.client("lambda", config=BotoConfig(read_timeout=LAMBDA_SECONDS, retries={"total_max_attempts": 1}))
+    try:
+        answer = patient.invoke(FunctionName=name, Qualifier=ALIAS, Payload=json.dumps({"action": action}).encode())
+        result = json.loads(answer["Payload"].read())
+    except AWS_ERRORS as error:
+        raise aws_error(error, f"invoking {name}:{ALIAS}") from error
     if answer.get("FunctionError"):
         raise TransientError(f"the migrate function failed: {result.get('errorMessage', result)}")
     if as_json:
         console.print_json(json.dumps(result))
         return
+    statements = result.pop("statements", [])
     for name, value in result.items():
         text = ", ".join(map(str, value)) if isinstance(value, list) else str(value or "")
         console.print(f"[bold]{name}[/]: {escape(text) or 'none'}")
+    for statement in statements:
+        console.print(f"{statement};", markup=False, highlight=False, soft_wrap=True)
 
 
 @dataclass(frozen=True)
@@ -510,13 +564,17 @@ def _ask_dead_letters(pipeline: Pipeline) -> str:
         if url
     }
     if any(counts.values()):
-        raise PermanentError(f"{counts}: `firebolt-cdc status` names the files and reasons")
+        raise PermanentError(
+            f"{counts}: `firebolt-cdc status` names files and reasons; when they are dealt with, purge the queue "
+            '(runbook, "A file failed")'
+        )
     return "empty"
 
 
 def _ask_steps(pipeline: Pipeline) -> str:
     number, newest = _logged(pipeline, '"STEP 1: CHECK IF FILE ALREADY PROCESSED"')
-    return f"{number} in the last day, the newest at {newest}" if number else "none in the last day (no file came)"
+    none = "none in the last day (no file came, or loader.log_level is above INFO)"
+    return f"{number} in the last day, the newest at {newest}" if number else none
 
 
 def _ask_errors(pipeline: Pipeline) -> str:

@@ -15,6 +15,7 @@ from typing import Any, Self
 import boto3
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from firebolt_cdc import __version__
 from firebolt_cdc.errors import AWS_ERRORS, PermanentError, aws_error, denied
 
 ROLE_PAUSES_SECONDS = (2.0, 4.0, 8.0, 16.0)
@@ -468,7 +469,10 @@ def parse(text: str | bytes, origin: str) -> Config:
         return Config.model_validate_json(text)
     except ValidationError as error:
         problems = "; ".join(f"{'.'.join(str(p) for p in e['loc'])}: {e['msg']}" for e in error.errors())
-        raise PermanentError(f"configuration {origin} is not valid: {problems}") from error
+        raise PermanentError(
+            f"configuration {origin} is not valid for firebolt-cdc {__version__}, which must be of the version of the "
+            f"module that wrote it: {problems}"
+        ) from error
 
 
 def load(environment: dict[str, str] | None = None, s3: Any = None) -> Config:

@@ -132,7 +132,7 @@ def identify(config: Config, version: FileVersion) -> SourceFile:
     if config.unlisted_tables is Unlisted.SKIP:
         raise SkippedError(
             f"{version}: the table {source_table} is not in the table map and such files are skipped; "
-            f"list it and run `firebolt-cdc retry` to load it"
+            "list it and apply: the reconciliation loads it then, or `firebolt-cdc retry FILE` at once"
         )
     if source_table in config.tables:
         raise PermanentError(

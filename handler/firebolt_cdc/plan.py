@@ -36,6 +36,8 @@ class Plan:
     shadow: str
     resumes: bool
     """Whether an interrupted reload of the same start goes on."""
+    everything: bool
+    """Whether it begins from all files of the present generation, not from a new full load."""
     full: tuple[Item, ...]
     changes: tuple[Item, ...]
     done: frozenset[str]
@@ -100,11 +102,12 @@ class Planner:
             if item.file.kind is Kind.CHANGE and item.file.version.file_id in failed
         }
         after = self._config.source.start_after
+        held = self._applied("target_table = ? AND generation = ?", [table.target, current], "file_id")
         mine = [
             item
             for item in listed
             if (since is None or item.info.last_modified >= since)
-            and (after is None or item.info.last_modified > after)
+            and (after is None or item.info.last_modified > after or item.file.version.file_id in held)
         ]
         starts = self._new_full_load(table, current, mine)
         if everything and starts is not None:
@@ -130,6 +133,7 @@ class Planner:
             starts,
             shadow,
             resumes,
+            everything,
             tuple(item for item in items if item.file.kind is Kind.FULL),
             tuple(sorted((i for i in items if i.file.kind is Kind.CHANGE), key=lambda item: item.file.stamp)),
             frozenset(self._applied("target_table = ? AND generation = ?", [table.target, generation], "applied_id")),

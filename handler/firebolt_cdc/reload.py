@@ -109,13 +109,12 @@ class Reload:
         """See `Planner.plan`."""
         return self._planner.plan(name, everything=everything)
 
-    def run(self, plan: Plan, *, everything: bool = False, allow_gone: bool = False, progress: Progress) -> Result:
+    def run(self, plan: Plan, *, allow_gone: bool = False, progress: Progress) -> Result:
         """Carry a plan out. Interrupted at any place, it can be run again.
 
         Args:
             plan: what `plan` said; files that came meanwhile are added.
-            everything: as for `plan`.
-            allow_gone: begin the generation without changes that were applied and are no longer in S3.
+            allow_gone: begin the generation without files that were applied and are no longer in S3.
             progress: see `Progress`.
 
         Raises:
@@ -124,12 +123,12 @@ class Reload:
         """
         try:
             self._take_turn(plan)
-            confirmed, plan = plan, self.plan(plan.source_table, everything=everything)
+            confirmed, plan = plan, self.plan(plan.source_table, everything=plan.everything)
             self._require_same(confirmed.starts == plan.starts, plan)
             self._begin(plan)
             while True:
                 self._fill(plan, progress)
-                filled, plan = plan, self.plan(plan.source_table, everything=everything)
+                filled, plan = plan, self.plan(plan.source_table, everything=plan.everything)
                 self._require_same((filled.starts, filled.generation) == (plan.starts, plan.generation), plan)
                 if not plan.rest:
                     break
@@ -338,7 +337,10 @@ class Reload:
             tx.commit()
 
     def _require_complete(self, tx: Transaction, plan: Plan, *, allow_gone: bool) -> None:
-        """The new generation must hold the plan, and every change since its start that the old one holds."""
+        """The new generation must hold the plan, and every change since its start that the old one holds.
+
+        Without a new full load nothing else has the rows of older files, so it must hold every file of the old one.
+        """
         target = plan.table.target
         wanted = {item.file.applied_id(plan.generation) for item in plan.items}
         found = tx.execute(
@@ -346,17 +348,19 @@ class Reload:
         )
         if missing := wanted - {str(row[0]) for row in found}:
             raise ConflictError(f"{target}: {len(missing)} files of the new generation are not loaded yet")
+        since = "" if plan.everything else "AND o.kind = ? AND o.file_modified_at >= CAST(? AS TIMESTAMPTZ) "
         gone = tx.execute(
             "SELECT o.file_key FROM cdc_applied AS o LEFT JOIN (SELECT file_id FROM cdc_applied WHERE target_table = ? "
             "AND generation = ?) AS n ON n.file_id = o.file_id WHERE o.target_table = ? AND o.generation = ? "
-            "AND o.kind = ? AND o.file_modified_at >= CAST(? AS TIMESTAMPTZ) AND n.file_id IS NULL ORDER BY o.file_key",
-            [target, plan.generation, target, plan.current, Kind.CHANGE, instant(plan.starts)],
+            f"{since}AND n.file_id IS NULL ORDER BY o.file_key",
+            [target, plan.generation, target, plan.current, *([Kind.CHANGE, instant(plan.starts)] if since else [])],
         )
         if gone and not allow_gone:
             keys = ", ".join(str(row[0]) for row in gone[:5])
+            what = "files" if plan.everything else f"change files since {plan.starts}"
             raise PermanentError(
-                f"{target}: {len(gone)} change files since {plan.starts} were applied and are no longer in S3 ({keys}"
-                f"{', …' if len(gone) > 5 else ''}): the new generation would lack their changes. Restore them, have "
+                f"{target}: {len(gone)} {what} were applied and are no longer in S3 ({keys}"
+                f"{', …' if len(gone) > 5 else ''}): the new generation would lack what they hold. Restore them, have "
                 "DMS reload the table once more, or accept it with --allow-gone. Nothing was swapped"
             )
 

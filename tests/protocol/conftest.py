@@ -11,9 +11,13 @@ from typing import Any
 
 import pytest
 
+from firebolt_cdc import cli, telemetry
+from firebolt_cdc import config as configuration
+from firebolt_cdc.deadline import Deadline
+from firebolt_cdc.engine import Engine
 from firebolt_cdc.telemetry import logger
 from standin import StandIn
-from support import Pipeline
+from support import Command, Pipeline
 
 
 @pytest.fixture
@@ -39,3 +43,33 @@ def logs() -> Iterator[Callable[[], list[dict[str, Any]]]]:
     before = handler.setStream(stream)
     yield lambda: [json.loads(line) for line in stream.getvalue().splitlines()]
     handler.setStream(before)
+
+
+@pytest.fixture
+def command(
+    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Iterator[Command]:
+    """Runs a command on the pipeline of the test and returns what it printed as JSON."""
+    engines: list[Engine] = []
+
+    def found(function: str) -> cli.Pipeline:
+        config, deadline = configuration.load(), Deadline(60)
+        engines.append(Engine.of(config, deadline))
+        return cli.Pipeline(function, config, engines[-1], deadline)
+
+    def run(what: Callable[..., None], *arguments: Any, **options: Any) -> Any:
+        [handler] = telemetry.logger.handlers
+        assert isinstance(handler, logging.StreamHandler)
+        before = handler.stream
+        capsys.readouterr()
+        try:
+            what("loader", *arguments, as_json=True, **options)
+        finally:
+            handler.setStream(before)
+        return json.loads(capsys.readouterr().out)
+
+    monkeypatch.setattr(cli, "_pipeline", found)
+    yield run
+    telemetry._outside_lambda.clear()
+    for engine in engines:
+        engine.close()

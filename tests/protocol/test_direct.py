@@ -2,54 +2,17 @@
 
 from __future__ import annotations
 
-import json
-import logging
-from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 import typer
 
-from firebolt_cdc import cli, direct, loader, telemetry
-from firebolt_cdc import config as configuration
+from firebolt_cdc import cli, direct, loader
 from firebolt_cdc.apply import Applier
-from firebolt_cdc.deadline import Deadline
-from firebolt_cdc.engine import Engine
 from firebolt_cdc.errors import GoneError, PermanentError
-from support import Pipeline, parquet, sessions
+from support import Command, Pipeline, parquet, sessions
 
 KEY = "fair/sessions/20241124-1.parquet"
-Command = Callable[..., Any]
-
-
-@pytest.fixture
-def command(
-    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Iterator[Command]:
-    """Runs a command on the pipeline of the test and returns what it printed as JSON."""
-    engines: list[Engine] = []
-
-    def found(function: str) -> cli.Pipeline:
-        config, deadline = configuration.load(), Deadline(60)
-        engines.append(Engine.of(config, deadline))
-        return cli.Pipeline(function, config, engines[-1], deadline)
-
-    def run(what: Callable[..., None], *arguments: Any, **options: Any) -> Any:
-        [handler] = telemetry.logger.handlers
-        assert isinstance(handler, logging.StreamHandler)
-        before = handler.stream
-        capsys.readouterr()
-        try:
-            what("loader", *arguments, as_json=True, **options)
-        finally:
-            handler.setStream(before)
-        return json.loads(capsys.readouterr().out)
-
-    monkeypatch.setattr(cli, "_pipeline", found)
-    yield run
-    telemetry._outside_lambda.clear()
-    for engine in engines:
-        engine.close()
 
 
 def too_large(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:

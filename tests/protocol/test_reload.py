@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pyarrow as pa
@@ -44,7 +45,7 @@ def planned(pipeline: Pipeline, name: str = "sessions") -> Plan:
 
 def carry_out(pipeline: Pipeline, **how: Any) -> Result:
     with at_work(pipeline) as work:
-        plan = work.plan("sessions", everything=how.get("everything", False))
+        plan = work.plan("sessions", everything=how.pop("everything", False))
         return work.run(plan, progress=lambda *_: None, **how)
 
 
@@ -162,6 +163,31 @@ def test_everything_begins_again_and_takes_another_order(pipeline: Pipeline) -> 
     result = carry_out(pipeline, everything=True)
     assert (result.files, result.superseded) == (2, 0)
     assert target(pipeline) == [[1, "ann"]]
+
+
+def test_everything_that_was_applied_must_still_lie_in_s3(pipeline: Pipeline) -> None:
+    """A lifecycle rule of the bucket has removed the full load: nothing else has its rows."""
+    old = pipeline.put(LOAD.format(1), full((1, "ann"), (2, "bob")))
+    later()
+    pipeline.deliver(old, pipeline.put(CHANGE.format("100000"), sessions(("I", 3, "cy"))))
+    pipeline.s3.delete_object(Bucket=pipeline.bucket, Key=old["detail"]["object"]["key"])
+    with pytest.raises(PermanentError, match=r"1 files were applied and are no longer in S3 .*LOAD0000.*allow-gone"):
+        carry_out(pipeline, everything=True)
+    assert target(pipeline) == [[1, "ann"], [2, "bob"], [3, "cy"]]
+    carry_out(pipeline, everything=True, allow_gone=True)
+    assert target(pipeline) == [[3, "cy"]]
+
+
+def test_what_was_applied_is_reloaded_though_it_is_older_than_start_after(pipeline: Pipeline) -> None:
+    pipeline.put(LOAD.format(2), full((9, "of another pipeline")))
+    pipeline.deliver(pipeline.put(LOAD.format(1), full((1, "ann"))))
+    start = datetime.now(UTC) + timedelta(seconds=1)
+    pipeline.configure(source=pipeline.config["source"] | {"start_after": start.isoformat()})
+    later()
+    later()
+    pipeline.deliver(pipeline.put(CHANGE.format("100000"), sessions(("I", 3, "cy"))))
+    assert carry_out(pipeline, everything=True).files == 2
+    assert target(pipeline) == [[1, "ann"], [3, "cy"]]
 
 
 def test_a_target_that_was_dropped_is_made_anew_with_the_types_of_the_files(

@@ -488,7 +488,7 @@ class World:
             try:
                 work = Reload.of(config, engine, limit, Invocation(timeout))
                 plan = work.plan(target, everything=everything)
-                return work.run(plan, everything=everything, allow_gone=allow_gone, progress=lambda *_: None)
+                return work.run(plan, allow_gone=allow_gone, progress=lambda *_: None)
             finally:
                 engine.close()
 

@@ -1,0 +1,104 @@
+"""Settling a file by hand: it counts as applied from now on, although no loader has applied it.
+
+For what an operator has dealt with: a held file whose rows are in the target already, a failed one that nobody wants.
+It stands in `cdc_applied` as a loaded file does, so neither its event nor the reconciliation nor an edit of the ledger
+loads it; only a reload, which begins from the files, does.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from firebolt_cdc import ledger
+from firebolt_cdc.config import Config
+from firebolt_cdc.deadline import Deadline
+from firebolt_cdc.engine import Engine
+from firebolt_cdc.errors import ConflictError, PermanentError, redact
+from firebolt_cdc.files import FileVersion, SourceFile, identify
+from firebolt_cdc.ledger import with_conflict_retries
+from firebolt_cdc.sql import marks
+
+LOAD_ID = "settled"
+"""What `cdc_applied` has instead of the name of a load."""
+
+
+@dataclass(frozen=True)
+class Unsettled:
+    """A version of a file that waits for a decision, as the ledger has it."""
+
+    file: SourceFile
+    error_class: str | None
+    message: str | None
+
+
+def find(engine: Engine, config: Config, file_keys: Sequence[str]) -> list[Unsettled]:
+    """The failed and held versions of these files.
+
+    Raises:
+        PermanentError: there is none of one of them, or no table takes it, so that it can be in no target.
+    """
+    rows = engine.query(
+        "SELECT file_key, bucket, object_key, etag, error_class, error_message FROM cdc_processed_files "
+        "WHERE pipeline = ? AND (status = 'failed' OR error_class = 'held') "
+        f"AND file_key IN ({marks(file_keys)}) ORDER BY file_key, processed_at",
+        [config.source.pipeline, *file_keys],
+    )
+    if missing := sorted(set(file_keys) - {str(row[0]) for row in rows}):
+        raise PermanentError(f"{missing} are neither failed nor held: see the ledger, or `firebolt-cdc status`")
+    return [Unsettled(identify(config, FileVersion(str(r[1]), str(r[2]), str(r[3]))), r[4], r[5]) for r in rows]
+
+
+def settle(engine: Engine, config: Config, deadline: Deadline, found: Sequence[Unsettled], reason: str) -> None:
+    """Record these versions as applied, each in a transaction of its own.
+
+    Raises:
+        ConflictError: a worker is loading the table; those before are settled.
+        PermanentError: it has been loaded meanwhile, or the table's turn is not this pipeline's.
+    """
+    for one in found:
+        note = redact(f"settled by hand: {reason}", 500)
+        with_conflict_retries(deadline, functools.partial(_settle, engine, config, one.file, note))
+
+
+def _settle(engine: Engine, config: Config, file: SourceFile, note: str) -> None:
+    version, pipeline = file.version, config.source.pipeline
+    with engine.transaction() as tx:
+        turn = ledger.read_turns(tx, {file.turn}, first=True).get(file.turn)
+        if turn is None or turn.pipeline != pipeline:
+            raise PermanentError(f"{version}: {file.target} has no turn of this pipeline: run firebolt-cdc migrate")
+        if turn.holder is not None and turn.live:
+            raise ConflictError(f"{version}: {file.target} is being loaded by a worker; nothing was settled, try again")
+        tx.execute(
+            "UPDATE cdc_tables SET version = version + 1, updated_at = CURRENT_TIMESTAMP WHERE turn = ?", [file.turn]
+        )
+        applied_id = file.applied_id(turn.generation)
+        if ledger.read_applied(tx, [applied_id]):
+            raise PermanentError(f"{version} has been loaded meanwhile: there is nothing to settle")
+        tx.execute(
+            "INSERT INTO cdc_applied (applied_id, file_id, key_id, pipeline, target_table, generation, file_key, etag, "
+            "kind, file_modified_at, load_id, schema_change, applied_at) SELECT ?, f.file_id, f.key_id, ?, ?, ?, "
+            "?, ?, ?, CAST(f.modified AS TIMESTAMPTZ), ?, ?, CURRENT_TIMESTAMP FROM (SELECT ? AS file_id, ? AS key_id, "
+            "MAX(file_modified_at) AS modified FROM cdc_processed_files WHERE file_id = ?) AS f",
+            [
+                applied_id,
+                pipeline,
+                file.target,
+                turn.generation,
+                file.file_key,
+                version.etag,
+                file.kind,
+                LOAD_ID,
+                note,
+                version.file_id,
+                version.key_id,
+                version.file_id,
+            ],
+        )
+        tx.execute(
+            "UPDATE cdc_processed_files SET status = 'completed', recorded_status = 'completed', claim_id = NULL, "
+            "error_class = NULL, error_message = ?, load_id = ?, processed_at = CURRENT_TIMESTAMP WHERE file_id = ?",
+            [note, LOAD_ID, version.file_id],
+        )
+        tx.commit()

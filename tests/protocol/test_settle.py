@@ -1,0 +1,91 @@
+"""`firebolt-cdc settle` and what `retry` takes: files that wait for a decision end by one, and by nothing else."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from firebolt_cdc import cli
+from firebolt_cdc.errors import ConflictError, FailureClass, PermanentError
+from support import Command, Pipeline, parquet, sessions
+
+BAD, HELD, GOOD = (f"fair/events/2024112{day}-1.parquet" for day in (1, 2, 3))
+
+
+@pytest.fixture
+def waiting(pipeline: Pipeline) -> dict[str, dict[str, Any]]:
+    """A file that failed for good, and one that is held, as an adopted ledger's."""
+    events = {BAD: pipeline.put(BAD, b"no Parquet"), HELD: pipeline.put(HELD, parquet({"id": [1]}))}
+    pipeline.deliver(events[BAD])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("firebolt_cdc.loader.prepare", _hold)
+        pipeline.deliver(events[HELD])
+    assert pipeline.ledger() == {BAD: ("failed", "permanent"), HELD: ("pending", "held")}
+    return events
+
+
+def _hold(*_: Any) -> None:
+    raise HeldForATestError("its rows may be in the target")
+
+
+class HeldForATestError(PermanentError):
+    failure_class = FailureClass.HELD
+
+
+def test_a_settled_file_is_loaded_by_nothing(
+    pipeline: Pipeline, command: Command, waiting: dict[str, dict[str, Any]]
+) -> None:
+    assert command(cli.settle, [BAD, HELD], reason="by hand") == {"would_settle": [BAD, HELD]}
+    assert pipeline.ledger() == {BAD: ("failed", "permanent"), HELD: ("pending", "held")}
+    assert command(cli.settle, [BAD, HELD], reason="by hand", yes=True) == {"settled": [BAD, HELD]}
+    assert pipeline.ledger() == {BAD: ("completed", None), HELD: ("completed", None)}
+    [noted] = pipeline.sql("SELECT DISTINCT error_message, load_id FROM cdc_processed_files")
+    assert noted == ["settled by hand: by hand", "settled"]
+    pipeline.sql("DELETE FROM cdc_processed_files")  # as the guide's purge would
+    pipeline.clean("reconcile")
+    assert pipeline.deliver(*waiting.values(), *_announced(pipeline)) == []
+    assert pipeline.sql("SELECT COUNT(*) FROM information_schema.tables WHERE table_name = 'events'") == [[0]]
+
+
+def test_what_is_loaded_or_being_loaded_is_not_settled(
+    pipeline: Pipeline, command: Command, waiting: dict[str, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pipeline.deliver(pipeline.put(GOOD, parquet({"id": [2]})))
+    with pytest.raises(PermanentError, match="neither failed nor held"):
+        command(cli.settle, [GOOD], reason="x", yes=True)
+    monkeypatch.setattr("firebolt_cdc.settle.with_conflict_retries", lambda _, action: action())
+    pipeline.sql("UPDATE cdc_tables SET holder = 'w', lease_until = CURRENT_TIMESTAMP + INTERVAL '60' SECOND")
+    with pytest.raises(ConflictError, match="is being loaded"):
+        command(cli.settle, [HELD], reason="x", yes=True)
+    pipeline.sql("UPDATE cdc_tables SET holder = NULL")
+    found = cli.settling.find(cli._pipeline("loader").engine, cli._pipeline("loader").config, [HELD])
+    command(cli.retry, [HELD], yes=True)
+    pipeline.deliver(*_announced(pipeline))
+    assert pipeline.sql('SELECT "id" FROM events ORDER BY 1') == [[1], [2]]
+    opened = cli._pipeline("loader")
+    with pytest.raises(PermanentError, match="loaded meanwhile"):
+        cli.settling.settle(opened.engine, opened.config, opened.deadline, found, "x")
+    assert pipeline.ledger()[HELD] == ("completed", None)
+
+
+def test_a_file_that_no_table_takes_is_in_no_target(pipeline: Pipeline, command: Command) -> None:
+    pipeline.deliver(pipeline.put("fair/unlisted/20241124-1.parquet", sessions(("I", 1, "a"))))
+    with pytest.raises(PermanentError, match="not in the table map"):
+        command(cli.settle, ["fair/unlisted/20241124-1.parquet"], reason="x", yes=True)
+
+
+def test_retry_takes_held_files_only_if_they_are_named(
+    pipeline: Pipeline, command: Command, waiting: dict[str, dict[str, Any]]
+) -> None:
+    def would(*named: str, **options: Any) -> list[str]:
+        return command(cli.retry, list(named), **options)["would_retry"]
+
+    assert would() == would(table="events") == would(table="fair/events") == [BAD]
+    assert would(table="sessions") == would(error_class=FailureClass.GONE) == []
+    assert would(error_class=FailureClass.HELD) == would(HELD) == [HELD]
+    assert would(BAD, HELD) == [BAD, HELD]
+
+
+def _announced(pipeline: Pipeline) -> list[str]:
+    return [message["Body"] for message in pipeline.take(pipeline.queue)]
