@@ -16,8 +16,9 @@ from firebolt_cdc.deadline import Deadline
 from firebolt_cdc.engine import Engine
 from firebolt_cdc.errors import LedgerUnavailableError, PermanentError
 from firebolt_cdc.migrations import Applied, Migration, Runner, bundled, pending
+from firebolt_cdc.reload import Reload
 from standin import StandIn
-from support import PREFIX, Pipeline, repository, sessions, table_config
+from support import PREFIX, Context, Pipeline, repository, sessions, table_config
 
 NAMES = [f"V{m.version:03}__{m.name}" for m in bundled()]
 
@@ -207,6 +208,15 @@ def test_a_pipeline_moves_to_another_bucket(pipeline: Pipeline) -> None:
     time.sleep(1.1)  # S3 keeps whole seconds
     assert pipeline.deliver(put("fair/sessions/LOAD00000001.parquet", sessions(("I", 2, "d"), ("I", 3, "e")))) == []
     assert pipeline.ledger()["fair/sessions/LOAD00000001.parquet"] == ("pending", "held"), "DMS loaded it anew"
+    config = configuration.load()
+    deadline = Deadline(60)
+    work = Reload.of(config, Engine(config.firebolt, deadline), deadline, Context())
+    with pytest.raises(PermanentError, match="without --everything"):
+        work.plan("sessions", everything=True)
+    assert work.run(work.plan("sessions"), progress=lambda *_: None).files == 1
+    assert pipeline.sql('SELECT "sid", "user" FROM sessions ORDER BY "sid"') == [[2, "d"], [3, "e"]]
+    with pytest.raises(PermanentError, match="no longer in S3"):
+        work.run(work.plan("sales__orders", everything=True), progress=lambda *_: None)
 
 
 @pytest.mark.parametrize("moment", ["TIMESTAMP", "TIMESTAMPTZ"])
