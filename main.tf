@@ -87,7 +87,7 @@ module "migrate" {
   package                  = local.package
   runtime                  = local.function.runtime
   architecture             = local.function.architecture
-  memory_mb                = 1024
+  memory_mb                = var.migrations.memory_mb
   timeout_seconds          = var.migrations.timeout_seconds
   environment              = local.function.environment
   policy_statements        = local.migrate_policy

@@ -1,5 +1,5 @@
 output "functions" {
-  description = "The three functions by role (loader, cleanup, migrate): name, ARN, alias ARN, newest version, the version that PROD points to, role ARN and log group."
+  description = "The three functions by role (loader, cleanup, migrate): name, ARN, alias ARN, newest version, the version that PROD points to, memory, role ARN and log group."
   value = {
     for key, function in { loader = module.loader, cleanup = module.cleanup, migrate = module.migrate } : key => {
       name                        = function.function_name
@@ -7,6 +7,7 @@ output "functions" {
       alias_arn                   = function.alias_arn
       newest_version              = function.version
       live_version                = function.live_version
+      memory_mb                   = function.memory_mb
       role_arn                    = function.role_arn
       log_group                   = function.log_group_name
     }
@@ -88,6 +89,27 @@ output "module_bucket_arn" {
   value       = module.storage.bucket_arn
 }
 
+output "pipeline" {
+  description = "Bucket and prefix of the source: the name under which this pipeline owns its target tables and ledger rows in Firebolt (column `pipeline`)."
+  value       = "${var.source_bucket.name}/${var.source_bucket.prefix}"
+}
+
+output "tables" {
+  description = "What was understood of each entry of `tables`: target, mode and primary key. Pass it on and read it in the plan: Terraform drops a misspelt attribute in silence, and a table without a primary key is appended to."
+  value = {
+    for key, table in local.config.tables : key => {
+      target      = table.target
+      mode        = table.mode
+      primary_key = table.primary_key
+    }
+  }
+}
+
+output "package" {
+  description = "The package that the newest functions run: bucket, key and version in S3, and its identity (the SHA-256 of a file, or the place of a `package_s3`)."
+  value       = local.package
+}
+
 output "config" {
   description = "Where the configuration stands: bucket, key and the version that the newest functions read."
   value = {
@@ -165,7 +187,7 @@ output "firebolt_s3_policy" {
 }
 
 output "kms_key_policy_statements" {
-  description = "Statements, as a JSON list, that the policy of the key in `encryption` needs besides the account's own: for EventBridge, and for CloudWatch Logs when `logs` is true. Known before the key exists, so that the key's policy may use it."
+  description = "Statements, as a JSON list, that the policy of the key in `encryption` needs besides the account's own: for EventBridge, and for CloudWatch Logs, which uses the key only with `logs = true`. Known before the key exists, so that the key's policy may use it."
   value = jsonencode([
     {
       Sid       = "AllowEventBridge"

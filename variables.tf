@@ -1,5 +1,5 @@
 variable "name" {
-  description = "Name of this pipeline. Prefix of every resource, name of the CloudWatch dimension `service`, and owner of the target tables. One account may hold many pipelines with different names."
+  description = "Name of this pipeline: prefix of every resource, and value of the CloudWatch dimension `service`. One account may hold many pipelines with different names. What owns the target tables and the ledger rows in Firebolt is not the name but bucket and prefix of `source_bucket`: never run two pipelines over the same ones into one database."
   type        = string
 
   validation {
@@ -12,7 +12,7 @@ variable "source_bucket" {
   description = <<-EOT
     The S3 bucket that DMS writes to.
 
-    - `name`: the bucket's name.
+    - `name`: the bucket's name. It lies in the region of this module, and in its account; of a bucket in another account, the events must be forwarded to the default event bus of this one, and its policy must let the roles of the three functions read it.
     - `prefix`: the part of every key before `schema/table/`, empty or ending in `/`. The DMS endpoint calls it the bucket folder.
     - `suffix`: the end of every key to load.
     - `kms_key_arns`: the customer keys that objects under the prefix are encrypted with. Empty for SSE-S3.
@@ -108,8 +108,13 @@ variable "firebolt" {
   }
 
   validation {
-    condition     = var.firebolt.secret_arn == null || can(regex("^arn:[^:]+:secretsmanager:[^:]+:[0-9]{12}:secret:.+$", var.firebolt.secret_arn))
-    error_message = "firebolt.secret_arn must be the ARN of a Secrets Manager secret. Never put the client secret itself here."
+    condition     = var.firebolt.secret_arn == null || can(regex("^arn:[^:]+:secretsmanager:[^:]+:[0-9]{12}:secret:.+-[A-Za-z0-9]{6}$", var.firebolt.secret_arn))
+    error_message = "firebolt.secret_arn must be the whole ARN of a Secrets Manager secret, with the hyphen and six characters at its end that Secrets Manager gave it: IAM does not match it without. Never put the client secret itself here."
+  }
+
+  validation {
+    condition     = var.firebolt.secret_kms_key_arn == null || can(regex("^arn:[^:]+:kms:[^:]+:[0-9]{12}:key/.+$", var.firebolt.secret_kms_key_arn))
+    error_message = "firebolt.secret_kms_key_arn must be the ARN of a KMS key, arn:aws:kms:REGION:ACCOUNT:key/ID. Aliases cannot be used in IAM policies."
   }
 
   validation {
@@ -383,6 +388,7 @@ variable "loader" {
     - `max_attempts`: how often one file is tried before it is failed for good.
     - `batch_size`, `batch_window_seconds`: a batch is handed over when either is reached. A larger window makes fewer, cheaper commits.
     - `max_concurrency`: the largest number of loaders at a time, at the event source and not as reserved concurrency, so that throttling uses up no attempts.
+    - `log_level`: above INFO the log has no STEP lines, and `firebolt-cdc doctor`, which looks for them, says that no file came.
     - `environment`: further environment variables, such as `AWS_ENDPOINT_URL`. Never secrets.
     - `paused`: stop taking messages. They wait in the queue, up to its retention.
   EOT
@@ -444,8 +450,8 @@ variable "loader" {
   }
 
   validation {
-    condition     = can(regex("^python3\\.[0-9]+$", var.loader.runtime))
-    error_message = "loader.runtime must be a Python runtime of Lambda such as \"python3.13\"."
+    condition     = can(regex("^python3\\.(1[2-9]|[2-9][0-9])$", var.loader.runtime))
+    error_message = "loader.runtime must be a Python runtime of Lambda, python3.12 or newer, the one that the package was built for: older ones run on an Amazon Linux whose C library is too old for the package."
   }
 
   validation {
@@ -515,7 +521,7 @@ variable "cleanup" {
   description = <<-EOT
     The cleanup function and its schedules. A schedule is a `rate(…)` or `cron(…)` expression in UTC, or `off`.
 
-    - `sweep_schedule`: frees expired turns and sends pending and retryable files to the queue again.
+    - `sweep_schedule`: frees expired turns and sends pending and retryable files to the queue again. With a rate of more than a day there is no alarm `cleanup-silent`: CloudWatch does not look back that far.
     - `reconcile_schedule`: compares S3 with the ledger and sends what is missing.
     - `audit_schedule`: counts duplicate keys in the target tables.
     - `purge_schedule`: deletes ledger rows older than `retention_days`.
@@ -575,17 +581,23 @@ variable "cleanup" {
 }
 
 variable "migrations" {
-  description = "Whether `terraform apply` runs the SQL migrations (and seeds the table map) whenever the package, the migrations or the configuration change. With `run_on_apply = false`, invoke the migrate function in your pipeline before the loader is used."
+  description = <<-EOT
+    The migrate function.
+
+    - `run_on_apply`: whether `terraform apply` runs the SQL migrations (and seeds the table map) whenever the package, the migrations or the configuration change. With `false`, invoke the migrate function in your pipeline before the loader is used.
+    - `memory_mb`: a ledger made by hand is adopted with the listing of the whole source in memory (docs/upgrade.md).
+  EOT
   type = object({
     run_on_apply    = optional(bool, true)
+    memory_mb       = optional(number, 1024)
     timeout_seconds = optional(number, 900)
   })
   default  = {}
   nullable = false
 
   validation {
-    condition     = var.migrations.timeout_seconds >= 60 && var.migrations.timeout_seconds <= 900
-    error_message = "migrations.timeout_seconds must be between 60 and 900."
+    condition     = var.migrations.memory_mb >= 512 && var.migrations.memory_mb <= 10240 && var.migrations.timeout_seconds >= 60 && var.migrations.timeout_seconds <= 900
+    error_message = "migrations.memory_mb must be between 512 and 10240, and migrations.timeout_seconds between 60 and 900."
   }
 }
 

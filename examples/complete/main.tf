@@ -1,4 +1,4 @@
-# Everything that can be set, in an account that also owns the source bucket: customer key, VPC,
+# Most of what can be set, in an account that also owns the source bucket: customer key, VPC,
 # alarms to a topic, Firebolt's role, table options.
 
 provider "aws" {

@@ -3,6 +3,11 @@ output "functions" {
   value       = module.firebolt_cdc.functions
 }
 
+output "tables" {
+  description = "What was understood of each table: to be read in the plan."
+  value       = module.firebolt_cdc.tables
+}
+
 output "dashboard" {
   description = "Name of the dashboard."
   value       = module.firebolt_cdc.dashboard_name

@@ -9,6 +9,16 @@ output "loader" {
 }
 
 output "firebolt_s3_policy" {
-  description = "What Firebolt's role needs."
+  description = "What Firebolt's role needs: the document for `aws iam put-role-policy`."
   value       = module.firebolt_cdc.firebolt_s3_policy
+}
+
+output "tables" {
+  description = "What was understood of each table: to be read in the plan."
+  value       = module.firebolt_cdc.tables
+}
+
+output "dlq_url" {
+  description = "URL of the queue for files that could not be loaded."
+  value       = module.firebolt_cdc.dlq_url
 }

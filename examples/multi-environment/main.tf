@@ -21,14 +21,15 @@ provider "aws" {
 module "firebolt_cdc" {
   source = "../.."
 
-  name          = "fair-${var.environment}"
-  source_bucket = { name = var.source_bucket, prefix = "firebolt_dms_job/" }
-  firebolt      = var.firebolt
-  tables        = local.tables
-  package_s3    = var.package_s3
-  loader        = var.loader
-  alarms        = { actions = var.alarm_topic_arns }
-  live_version  = var.live_version
+  name                  = "fair-${var.environment}"
+  source_bucket         = { name = var.source_bucket, prefix = "firebolt_dms_job/" }
+  firebolt              = var.firebolt
+  tables                = local.tables
+  package_s3            = var.package_s3
+  loader                = var.loader
+  alarms                = { actions = var.alarm_topic_arns }
+  deduplication_enabled = var.deduplication_enabled
+  live_version          = var.live_version
 }
 
 locals {

@@ -31,12 +31,20 @@ variable "firebolt" {
 }
 
 variable "loader" {
-  description = "Sizes of this environment."
+  description = "Sizes of this environment, how often a file is tried, and whether its loader rests."
   type = object({
     memory_mb       = optional(number)
     max_concurrency = optional(number)
+    max_attempts    = optional(number)
+    paused          = optional(bool)
   })
   default = {}
+}
+
+variable "deduplication_enabled" {
+  description = "Whether a file that was applied before is refused; false only to get out of trouble."
+  type        = bool
+  default     = true
 }
 
 variable "package_s3" {

@@ -28,6 +28,11 @@ output "live_version" {
   value       = aws_lambda_alias.prod.function_version
 }
 
+output "memory_mb" {
+  description = "The function's memory in MB."
+  value       = aws_lambda_function.this.memory_size
+}
+
 output "role_arn" {
   description = "ARN of the function's role."
   value       = aws_iam_role.this.arn

@@ -9,7 +9,7 @@ locals {
       namespace   = "AWS/SQS"
       metric      = "ApproximateNumberOfMessagesVisible"
       dimensions  = { QueueName = var.dead_letter_queue_name }
-      description = "Files could not be loaded and wait in the dead letter queue. `firebolt-cdc status` names them with their reason; mend the cause, then `firebolt-cdc retry`."
+      description = "Files could not be loaded and wait in the dead letter queue. `firebolt-cdc status` names them with their reason; mend the cause, then `firebolt-cdc retry`, and purge the queue: retried files leave their message there."
     }
     undelivered-events = {
       namespace   = "AWS/SQS"
@@ -100,7 +100,7 @@ locals {
         missing     = "breaching"
         description = "No cleanup has run: is its rule disabled or deleted? Until it runs, files that a crash or a person left pending are not sent again. Right after the first apply this alarm clears itself."
       }
-    } : name => alarm if var.sweep_is_on
+    } : name => alarm if var.sweep_is_on && (var.sweep_rate_seconds == null ? true : var.sweep_rate_seconds <= 86400)
   }
 
   # The four success metrics first.
@@ -115,7 +115,7 @@ locals {
     duplicate-rows = {
       metric      = "DuplicateRows"
       missing     = "ignore"
-      description = "The audit found rows that share a primary key. The cleanup function's log names the tables and keys; they may be older than this pipeline, or have another writer."
+      description = "The audit found rows that share a primary key. The cleanup function's log names the tables, the runbook has the query for their keys. They may be older than this pipeline, or have another writer."
     }
     failures-due-to-duplicates = {
       metric      = "LoaderErrorsDueToDuplicates"

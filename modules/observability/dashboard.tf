@@ -99,7 +99,8 @@ locals {
 resource "aws_cloudwatch_dashboard" "this" {
   count = var.alarms.dashboard ? 1 : 0
 
-  dashboard_name = var.name
+  # Dashboards have no region of their own: two pipelines of one name, in two regions, would share one.
+  dashboard_name = "${var.name}-${var.region}"
 
   dashboard_body = jsonencode({
     widgets = concat(

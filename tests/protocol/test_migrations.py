@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 import threading
 import time
 from datetime import UTC, datetime, timedelta
@@ -14,8 +16,9 @@ from firebolt_cdc.deadline import Deadline
 from firebolt_cdc.engine import Engine
 from firebolt_cdc.errors import LedgerUnavailableError, PermanentError
 from firebolt_cdc.migrations import Applied, Migration, Runner, bundled, pending
+from firebolt_cdc.reload import Reload
 from standin import StandIn
-from support import Pipeline, sessions
+from support import PREFIX, Context, Pipeline, repository, sessions, table_config
 
 NAMES = [f"V{m.version:03}__{m.name}" for m in bundled()]
 
@@ -156,6 +159,64 @@ def test_a_target_belongs_to_one_pipeline(pipeline: Pipeline, engine: StandIn) -
     second.migrate()
     assert second.deliver(second.put("fair/sessions/20241124-1.parquet", sessions(("I", 1, "a")))) == []
     assert second.sql.value("SELECT COUNT(*) FROM other_sessions") == 1
+
+
+def test_a_pipeline_moves_to_another_bucket(pipeline: Pipeline) -> None:
+    """As docs/upgrade.md says, "To another bucket or prefix"."""
+    text = (repository() / "docs" / "upgrade.md").read_text(encoding="utf-8")
+    [guide] = re.findall(r"## To another bucket or prefix\n.*?```sql\n(.*?)```", text, re.DOTALL)
+    tables = pipeline.config["tables"]
+    pipeline.configure(unlisted_tables="append")
+    before = [
+        pipeline.put("fair/sessions/LOAD00000001.parquet", sessions(("I", 1, "a"), ("I", 2, "b"))),
+        pipeline.put("fair/sessions/20241124-1.parquet", sessions(("U", 2, "c"))),
+        pipeline.put("sales/orders/20241124-1.parquet", sessions(("I", 1, "x"))),
+    ]
+    assert pipeline.deliver(*before) == []
+    old = pipeline.bucket
+    pipeline.bucket = f"{old}-new"
+    pipeline.s3.create_bucket(
+        Bucket=pipeline.bucket, CreateBucketConfiguration={"LocationConstraint": os.environ["AWS_DEFAULT_REGION"]}
+    )
+    listed = {"sales/orders": table_config("sales__orders")}
+    pipeline.configure(source={"bucket": pipeline.bucket, "prefix": "new_prefix/"}, tables=tables | listed)
+    with pytest.raises(PermanentError, match="belongs to the pipeline"):
+        pipeline.migrate()
+    new = f"{pipeline.bucket}/new_prefix/"
+    for statement in (
+        guide.replace("old-bucket/old_prefix/", f"{old}/{PREFIX}")
+        .replace("new-bucket/new_prefix/", new)
+        .split(";\n")[:-1]
+    ):
+        pipeline.sql(statement)
+    assert set(pipeline.migrate()["seeded"]) == {"sales__orders", f"*{new}"}
+
+    def put(key: str, body: bytes) -> dict[str, object]:
+        etag = pipeline.s3.put_object(Bucket=pipeline.bucket, Key=f"new_prefix/{key}", Body=body)["ETag"].strip('"')
+        return {"detail": {"bucket": {"name": pipeline.bucket}, "object": {"key": f"new_prefix/{key}", "etag": etag}}}
+
+    after = [
+        put("fair/sessions/20241125-1.parquet", sessions(("D", 1, "a"), ("U", 2, "d"))),
+        put("sales/orders/20241125-1.parquet", sessions(("I", 2, "y"))),
+    ]
+    assert pipeline.deliver(*after, *after) == []
+    assert pipeline.sql('SELECT "sid", "user" FROM sessions') == [[2, "d"]], "changes go on where they stopped"
+    assert pipeline.sql('SELECT "sid" FROM sales__orders ORDER BY "sid"') == [[1], [2]]
+    assert pipeline.clean("reconcile")["reconcile"] == {"listed": 2, "missing": 0}
+    assert pipeline.deliver(*before) == [], "a late event of the old bucket"
+    assert pipeline.sql.value("SELECT COUNT(*) FROM cdc_processed_files WHERE status <> 'completed'") == 0
+    time.sleep(1.1)  # S3 keeps whole seconds
+    assert pipeline.deliver(put("fair/sessions/LOAD00000001.parquet", sessions(("I", 2, "d"), ("I", 3, "e")))) == []
+    assert pipeline.ledger()["fair/sessions/LOAD00000001.parquet"] == ("pending", "held"), "DMS loaded it anew"
+    config = configuration.load()
+    deadline = Deadline(60)
+    work = Reload.of(config, Engine(config.firebolt, deadline), deadline, Context())
+    with pytest.raises(PermanentError, match="without --everything"):
+        work.plan("sessions", everything=True)
+    assert work.run(work.plan("sessions"), progress=lambda *_: None).files == 1
+    assert pipeline.sql('SELECT "sid", "user" FROM sessions ORDER BY "sid"') == [[2, "d"], [3, "e"]]
+    with pytest.raises(PermanentError, match="no longer in S3"):
+        work.run(work.plan("sales__orders", everything=True), progress=lambda *_: None)
 
 
 @pytest.mark.parametrize("moment", ["TIMESTAMP", "TIMESTAMPTZ"])

@@ -66,6 +66,11 @@ run "defaults" {
   }
 
   assert {
+    condition     = aws_cloudwatch_dashboard.this[0].dashboard_name == "fair-dev-eu-west-1"
+    error_message = "Dashboards of all regions share their names, so that this one names its region."
+  }
+
+  assert {
     condition     = aws_cloudwatch_metric_alarm.this["duplicate-files"].threshold == 0.1 && aws_cloudwatch_metric_alarm.this["duplicate-files"].comparison_operator == "GreaterThanOrEqualToThreshold"
     error_message = "Duplicate files stay below 0.1 %."
   }
@@ -154,6 +159,21 @@ run "daily_sweep" {
   assert {
     condition     = aws_cloudwatch_metric_alarm.this["cleanup-silent"].period == 86400
     error_message = "CloudWatch looks back one day at most."
+  }
+}
+
+run "weekly_sweep" {
+  module {
+    source = "./modules/observability"
+  }
+
+  variables {
+    sweep_rate_seconds = 604800
+  }
+
+  assert {
+    condition     = !contains(keys(aws_cloudwatch_metric_alarm.this), "cleanup-silent")
+    error_message = "A day without a sweep that comes once a week is no fault."
   }
 }
 

@@ -74,13 +74,55 @@ run "defaults" {
   }
 
   assert {
-    condition     = output.dashboard_name == "fair-dev"
-    error_message = "There is one dashboard, named after the pipeline."
+    condition     = output.dashboard_name == "fair-dev-eu-west-1"
+    error_message = "There is one dashboard, named after pipeline and region."
   }
 
   assert {
     condition     = length(output.alarm_arns) >= 20
     error_message = "Alarms are on unless switched off."
+  }
+}
+
+run "what_a_caller_checks" {
+  command = plan
+
+  variables {
+    tables = {
+      "fair/sessions" = { target = "dim_session", primary_key = ["tenant", "sid"] }
+      "fair/typos"    = { primary_keys = ["id"] }
+    }
+  }
+
+  assert {
+    condition = jsonencode(output.tables) == jsonencode({
+      "fair/sessions" = { target = "dim_session", mode = "merge", primary_key = ["tenant", "sid"] }
+      "fair/typos"    = { target = "typos", mode = "append", primary_key = [] }
+    })
+    error_message = "The plan says what was understood of each table; a misspelt attribute is dropped in silence."
+  }
+
+  assert {
+    condition     = output.pipeline == "fair-source/firebolt_dms_job/"
+    error_message = "The name that owns targets and ledger rows is bucket and prefix, as Source.pipeline in handler/firebolt_cdc/config.py."
+  }
+
+  assert {
+    condition     = output.package.identity == "releases/firebolt-cdc.zip" && output.package.bucket == "releases"
+    error_message = "The output names the package that runs."
+  }
+}
+
+run "memory_to_migrate" {
+  command = plan
+
+  variables {
+    migrations = { memory_mb = 4096 }
+  }
+
+  assert {
+    condition     = output.functions.migrate.memory_mb == 4096 && output.functions.loader.memory_mb == 2048
+    error_message = "The migrate function gets the memory that a large adoption needs."
   }
 }
 

@@ -21,7 +21,7 @@ run "complete" {
   }
 
   assert {
-    condition     = output.dashboard == "fair-prod"
+    condition     = output.dashboard == "fair-prod-eu-west-1"
     error_message = "examples/complete plans."
   }
 }
@@ -43,11 +43,17 @@ run "multi_environment" {
       secret_arn   = "arn:aws:secretsmanager:eu-west-1:111111111111:secret:fair-dev/firebolt-AbCdEf"
       s3_role_arn  = "arn:aws:iam::111111111111:role/fair-dev-firebolt"
     }
-    package_s3 = { bucket = "fair-releases", key = "firebolt-cdc/1.0.0/firebolt-cdc.zip" }
+    package_s3 = { bucket = "fair-releases", key = "firebolt-cdc/0.1.0/firebolt-cdc.zip" }
+    loader     = { paused = true }
   }
 
   assert {
     condition     = module.firebolt_cdc.loader_function_name == "fair-dev-loader"
     error_message = "examples/multi-environment plans."
+  }
+
+  assert {
+    condition     = output.functions.loader.memory_mb == 2048 && output.tables["fair/sessions"].mode == "merge"
+    error_message = "What an environment leaves out has the module's default."
   }
 }

@@ -24,7 +24,7 @@ run "applied_together" {
   }
 
   assert {
-    condition     = module.firebolt_cdc.dashboard_name == "fair-dev"
+    condition     = module.firebolt_cdc.dashboard_name == "fair-dev-eu-west-1"
     error_message = "The apply succeeds too."
   }
 }

@@ -436,3 +436,54 @@ run "faults_19" {
     var.tables,
   ]
 }
+
+run "faults_20" {
+  command = plan
+
+  variables {
+    # secret without its suffix
+    firebolt = {
+      database     = "firebolt"
+      account_name = "a"
+      engine_name  = "e"
+      secret_arn   = "arn:aws:secretsmanager:eu-west-1:123456789012:secret:fair-dev/firebolt"
+      s3_role_arn  = "arn:aws:iam::123456789012:role/firebolt"
+    }
+
+    # a runtime on Amazon Linux 2
+    loader = { runtime = "python3.11" }
+
+    # too little memory to migrate
+    migrations = { memory_mb = 256 }
+  }
+
+  expect_failures = [
+    var.firebolt,
+    var.loader,
+    var.migrations,
+  ]
+}
+
+run "faults_21" {
+  command = plan
+
+  variables {
+    # secret's key by alias
+    firebolt = {
+      database           = "firebolt"
+      account_name       = "a"
+      engine_name        = "e"
+      secret_arn         = "arn:aws:secretsmanager:eu-west-1:123456789012:secret:fair-dev/firebolt-AbCdEf"
+      secret_kms_key_arn = "arn:aws:kms:eu-west-1:123456789012:alias/secrets"
+      s3_role_arn        = "arn:aws:iam::123456789012:role/firebolt"
+    }
+
+    # too much memory to migrate
+    migrations = { memory_mb = 20480 }
+  }
+
+  expect_failures = [
+    var.firebolt,
+    var.migrations,
+  ]
+}

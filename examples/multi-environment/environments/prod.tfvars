@@ -11,7 +11,7 @@ firebolt = {
 
 package_s3 = {
   bucket = "fair-releases"
-  key    = "firebolt-cdc/1.0.0/firebolt-cdc.zip"
+  key    = "firebolt-cdc/0.1.0/firebolt-cdc.zip"
 }
 
 loader = {
