@@ -12,7 +12,7 @@ from typing import Any
 
 import boto3
 
-from firebolt_cdc import adopt
+from firebolt_cdc import adopt, migrations
 from firebolt_cdc import config as configuration
 from firebolt_cdc.config import Config
 from firebolt_cdc.deadline import Deadline, LambdaContext
@@ -77,11 +77,12 @@ def seed(engine: Engine, config: Config, runner: Runner) -> list[str]:
     The order of a table that holds nothing yet follows the configuration.
 
     Raises:
-        PermanentError: a target belongs to another pipeline.
+        PermanentError: a target belongs to another pipeline, or was filled under another name.
     """
+    present = migrations.tables(engine)
     with engine.transaction() as tx:
         runner.guarded(tx)
-        known = tx.execute("SELECT turn, pipeline, order_format FROM cdc_tables")
+        known = tx.execute("SELECT turn, pipeline, order_format, source_table FROM cdc_tables")
         owners = {str(r[0]): str(r[1]) for r in known}
         formats = {str(r[0]): str(r[2]) for r in known}
         loaded = {str(r[0]) for r in tx.execute("SELECT DISTINCT target_table FROM cdc_applied")}
@@ -101,6 +102,18 @@ def seed(engine: Engine, config: Config, runner: Runner) -> list[str]:
         for order_format, turns in changed.items():
             tx.execute(f"UPDATE cdc_tables SET order_format = ? WHERE turn IN ({marks(turns)})", [order_format, *turns])
         new = [turn for turn in config.turns if turn not in owners]
+        for target in [turn for turn in new if turn in present]:
+            former = [
+                str(turn)
+                for turn, owner, _, source in known
+                if (owner, source) == (pipeline, sources.get(target)) and turn in loaded and turn not in config.turns
+            ]
+            if former and tx.execute(f"SELECT 1 FROM {ident(target)} LIMIT 1"):
+                raise PermanentError(
+                    f"{sources[target]} was loaded into {former[0]}, and is now to go to {target}, which has rows: "
+                    f"all its files would be loaded again beside them. If {target} is {former[0]} renamed, rename it "
+                    f'back and set target = "{former[0]}"; to begin anew, name a table that is empty or missing'
+                )
         if new:
             values: list[object] = []
             for turn in new:

@@ -161,6 +161,19 @@ def test_a_target_belongs_to_one_pipeline(pipeline: Pipeline, engine: StandIn) -
     assert second.sql.value("SELECT COUNT(*) FROM other_sessions") == 1
 
 
+def test_a_target_that_was_renamed_with_its_rows_is_refused(pipeline: Pipeline) -> None:
+    assert pipeline.deliver(pipeline.put("fair/sessions/20241124-1.parquet", sessions(("I", 1, "a")))) == []
+    pipeline.sql("ALTER TABLE sessions RENAME TO visits")
+    pipeline.configure(tables={"fair/sessions": table_config("visits", ["sid"])})
+    with pytest.raises(PermanentError, match=r'into sessions, .* visits, which has rows.*set target = "sessions"'):
+        pipeline.migrate()
+    pipeline.sql("ALTER TABLE visits RENAME TO sessions")
+    assert pipeline.migrate()["seeded"] == ["visits"], "it is missing, so it is filled from all files"
+    pipeline.clean("reconcile")
+    pipeline.drain()
+    assert pipeline.sql('SELECT "sid" FROM visits') == [[1]]
+
+
 def test_a_pipeline_moves_to_another_bucket(pipeline: Pipeline) -> None:
     """As docs/upgrade.md says, "To another bucket or prefix"."""
     text = (repository() / "docs" / "upgrade.md").read_text(encoding="utf-8")
