@@ -269,8 +269,8 @@ def settle(
 ) -> None:
     """Count failed or held files as applied, without loading them. A dry run unless --yes is given.
 
-    For what was dealt with by hand: its rows are in the target already, or nobody wants them. Only a reload of the
-    table, which begins from the files, loads such a file after all.
+    For what was dealt with by hand: its rows are in the target already, or nobody wants them. A reload of the table,
+    which begins from the files, loads what was held, and leaves out changes that had failed.
     """
     pipeline = _pipeline(function)
     found = settling.find(pipeline.engine, pipeline.config, file)

@@ -12,6 +12,8 @@ from firebolt_cdc.engine import Engine
 from firebolt_cdc.errors import FailureClass, PermanentError
 from firebolt_cdc.files import Kind, SourceFile
 from firebolt_cdc.migrations import tables
+from firebolt_cdc.settle import UNWANTED
+from firebolt_cdc.sql import marks
 from firebolt_cdc.storage import ObjectInfo, Storage
 
 
@@ -45,6 +47,8 @@ class Plan:
     superseded: tuple[Item, ...]
     left_out: dict[str, str]
     """Changes that failed for good, with why: they are in neither generation. No part of a full load is left out."""
+    settled: tuple[Item, ...]
+    """Those of them that an operator settled: they stay so in the new generation."""
 
     @property
     def items(self) -> tuple[Item, ...]:
@@ -95,7 +99,8 @@ class Planner:
         source_table, table = find_table(self._config, name)
         current, since = self._current(table)
         listed = list(self._listed(source_table, table))
-        failed = self._failed(table)
+        settled = self._settled(table, current)
+        failed = self._failed(table) | settled
         left_out = {
             item.file.version: failed[item.file.version.file_id]
             for item in listed
@@ -139,6 +144,7 @@ class Planner:
             frozenset(self._applied("target_table = ? AND generation = ?", [table.target, generation], "applied_id")),
             tuple(item for item in listed if item.info.last_modified < starts),
             {item.file.file_key: left_out[v] for item in listed if (v := item.file.version) in left_out},
+            tuple(item for item in mine if item.file.version in left_out and item.file.version.file_id in settled),
         )
 
     def _current(self, table: Table) -> tuple[int, datetime | None]:
@@ -207,6 +213,14 @@ class Planner:
             "SELECT file_id, error_message FROM cdc_processed_files WHERE turn = ? AND status = 'failed' "
             "AND error_class IN (?, ?)",
             [table.target, FailureClass.PERMANENT, FailureClass.GONE],
+        )
+        return {str(row[0]): str(row[1]) for row in rows}
+
+    def _settled(self, table: Table, current: int) -> dict[str, str]:
+        rows = self._engine.query(
+            f"SELECT file_id, schema_change FROM cdc_applied WHERE target_table = ? AND generation = ? "
+            f"AND load_id IN ({marks(UNWANTED)})",
+            [table.target, current, *UNWANTED],
         )
         return {str(row[0]): str(row[1]) for row in rows}
 

@@ -25,6 +25,7 @@ import boto3
 
 from firebolt_cdc import ledger, protocol, schema
 from firebolt_cdc.apply import (
+    _GUARD,
     PART_FILES,
     PART_FULL_BYTES,
     PART_FULL_LOADS,
@@ -51,6 +52,7 @@ from firebolt_cdc.ledger import Ledger
 from firebolt_cdc.migrations import tables
 from firebolt_cdc.parquet import TooLargeError, room_bytes
 from firebolt_cdc.plan import Item, Plan, Planner
+from firebolt_cdc.settle import UNWANTED
 from firebolt_cdc.sql import ident, idents, marks
 from firebolt_cdc.stage import Prepared, prepare
 from firebolt_cdc.storage import Storage
@@ -271,6 +273,8 @@ class Reload:
         """Replace the target's rows by the shadow's and begin the generation, in one transaction; returns the rows."""
 
         def swap() -> int:
+            if self._swapped(plan):  # by a try of which neither COMMIT nor the look after it was answered
+                return self._rows(plan)
             try:
                 self._swap_once(plan, allow_gone=allow_gone)
             except (TransientError, ConflictError) as error:
@@ -302,7 +306,6 @@ class Reload:
                 column.name not in names
             ):  # nullable, so harmless before the swap; in it they might pass its 100 statements
                 self._engine.query(schema.add_column(table.target, column))
-        guard = "SELECT 1 FROM cdc_tables WHERE turn = ? AND load_id = ?"
         with self._engine.transaction() as tx:
             turn = ledger.read_turns(tx, {table.target}, first=True).get(table.target)
             protocol.require_turn(turn, self._ledger.claim_id, plan.current)
@@ -311,22 +314,23 @@ class Reload:
                 "WHERE turn = ? AND holder = ?",
                 [load_id, table.target, self._ledger.claim_id],
             )
-            held = tx.execute(guard, [table.target, load_id])
+            held = tx.execute(_GUARD, [table.target, load_id])
             if len(held) != 1:
                 raise ConflictError(f"{table.target}: the transaction does not see its own write of the turn")
             self._require_complete(tx, plan, allow_gone=allow_gone)
+            self._keep_settled(tx, plan, [table.target, load_id])
             if not present:
                 tx.execute(create_table(table.target, shadow, table.primary_key))
-            tx.execute(f"DELETE FROM {ident(table.target)} WHERE EXISTS ({guard})", [table.target, load_id])
+            tx.execute(f"DELETE FROM {ident(table.target)} WHERE EXISTS ({_GUARD})", [table.target, load_id])
             columns = [column.name for column in shadow]
             tx.execute(
                 f"INSERT INTO {ident(table.target)} ({idents(columns)}) SELECT {idents(columns, 's.')} "
-                f"FROM {ident(plan.shadow)} AS s WHERE EXISTS ({guard})",
+                f"FROM {ident(plan.shadow)} AS s WHERE EXISTS ({_GUARD})",
                 [table.target, load_id],
             )
             tx.execute(
                 "UPDATE cdc_reloads SET status = 'done', ended_at = CURRENT_TIMESTAMP "
-                f"WHERE turn = ? AND generation = ? AND EXISTS ({guard})",
+                f"WHERE turn = ? AND generation = ? AND EXISTS ({_GUARD})",
                 [table.target, plan.generation, table.target, load_id],
             )
             tx.execute(
@@ -335,6 +339,23 @@ class Reload:
                 [plan.generation, instant(plan.starts), table.order_format, table.target, load_id],
             )
             tx.commit()
+
+    def _keep_settled(self, tx: Transaction, plan: Plan, guard: list[object]) -> None:
+        """Changes that an operator settled as unwanted are so in the new generation."""
+        for items in (plan.settled[i : i + CHUNK] for i in range(0, len(plan.settled), CHUNK)):
+            ids = [
+                applied_id
+                for item in items
+                for applied_id in (item.file.applied_id(plan.generation), item.file.applied_id(plan.current))
+            ]
+            tx.execute(
+                "INSERT INTO cdc_applied (applied_id, file_id, key_id, pipeline, target_table, generation, file_key, "
+                "etag, kind, file_modified_at, load_id, schema_change, applied_at) SELECT v.applied_id, a.file_id, "
+                "a.key_id, a.pipeline, a.target_table, ?, a.file_key, a.etag, a.kind, a.file_modified_at, a.load_id, "
+                f"a.schema_change, CURRENT_TIMESTAMP FROM (VALUES {', '.join(['(?, ?)'] * len(items))}) "
+                f"AS v (applied_id, before) JOIN cdc_applied AS a ON a.applied_id = v.before WHERE EXISTS ({_GUARD})",
+                [plan.generation, *ids, *guard],
+            )
 
     def _require_complete(self, tx: Transaction, plan: Plan, *, allow_gone: bool) -> None:
         """The new generation must hold the plan, and every change since its start that the old one holds.
@@ -352,8 +373,12 @@ class Reload:
         gone = tx.execute(
             "SELECT o.file_key FROM cdc_applied AS o LEFT JOIN (SELECT file_id FROM cdc_applied WHERE target_table = ? "
             "AND generation = ?) AS n ON n.file_id = o.file_id WHERE o.target_table = ? AND o.generation = ? "
-            f"{since}AND n.file_id IS NULL ORDER BY o.file_key",
-            [target, plan.generation, target, plan.current, *([Kind.CHANGE, instant(plan.starts)] if since else [])],
+            f"{since}AND n.file_id IS NULL AND o.load_id NOT IN ({marks(UNWANTED)}) ORDER BY o.file_key",
+            [
+                *(target, plan.generation, target, plan.current),
+                *([Kind.CHANGE, instant(plan.starts)] if since else []),
+                *UNWANTED,
+            ],
         )
         if gone and not allow_gone:
             keys = ", ".join(str(row[0]) for row in gone[:5])

@@ -2,7 +2,7 @@
 
 For what an operator has dealt with: a held file whose rows are in the target already, a failed one that nobody wants.
 It stands in `cdc_applied` as a loaded file does, so neither its event nor the reconciliation nor an edit of the ledger
-loads it; only a reload, which begins from the files, does.
+loads it. A reload begins from the files: it loads what was held, and leaves out changes that had failed, as before.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from firebolt_cdc import ledger
 from firebolt_cdc.config import Config
 from firebolt_cdc.deadline import Deadline
 from firebolt_cdc.engine import Engine
-from firebolt_cdc.errors import ConflictError, PermanentError, redact
+from firebolt_cdc.errors import ConflictError, FailureClass, PermanentError, redact
 from firebolt_cdc.files import FileVersion, SourceFile, identify
 from firebolt_cdc.ledger import with_conflict_retries
 from firebolt_cdc.sql import marks
 
-LOAD_ID = "settled"
-"""What `cdc_applied` has instead of the name of a load."""
+UNWANTED = tuple(f"settled-{c}" for c in (FailureClass.PERMANENT, FailureClass.GONE, FailureClass.TRANSIENT))
+"""What `cdc_applied` has instead of the name of a load, for files that had failed; `settled-held` for held ones."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Unsettled:
     """A version of a file that waits for a decision, as the ledger has it."""
 
     file: SourceFile
-    error_class: str | None
+    error_class: str
     message: str | None
 
 
@@ -47,7 +47,14 @@ def find(engine: Engine, config: Config, file_keys: Sequence[str]) -> list[Unset
     )
     if missing := sorted(set(file_keys) - {str(row[0]) for row in rows}):
         raise PermanentError(f"{missing} are neither failed nor held: see the ledger, or `firebolt-cdc status`")
-    return [Unsettled(identify(config, FileVersion(str(r[1]), str(r[2]), str(r[3]))), r[4], r[5]) for r in rows]
+    return [
+        Unsettled(
+            identify(config, FileVersion(str(bucket), str(key), str(etag))),
+            str(error_class or FailureClass.TRANSIENT),  # none: a person typed `failed`
+            message,
+        )
+        for _, bucket, key, etag, error_class, message in rows
+    ]
 
 
 def settle(engine: Engine, config: Config, deadline: Deadline, found: Sequence[Unsettled], reason: str) -> None:
@@ -59,10 +66,11 @@ def settle(engine: Engine, config: Config, deadline: Deadline, found: Sequence[U
     """
     for one in found:
         note = redact(f"settled by hand: {reason}", 500)
-        with_conflict_retries(deadline, functools.partial(_settle, engine, config, one.file, note))
+        with_conflict_retries(deadline, functools.partial(_settle, engine, config, one, note))
 
 
-def _settle(engine: Engine, config: Config, file: SourceFile, note: str) -> None:
+def _settle(engine: Engine, config: Config, one: Unsettled, note: str) -> None:
+    file, load_id = one.file, f"settled-{one.error_class}"
     version, pipeline = file.version, config.source.pipeline
     with engine.transaction() as tx:
         turn = ledger.read_turns(tx, {file.turn}, first=True).get(file.turn)
@@ -89,7 +97,7 @@ def _settle(engine: Engine, config: Config, file: SourceFile, note: str) -> None
                 file.file_key,
                 version.etag,
                 file.kind,
-                LOAD_ID,
+                load_id,
                 note,
                 version.file_id,
                 version.key_id,
@@ -99,6 +107,6 @@ def _settle(engine: Engine, config: Config, file: SourceFile, note: str) -> None
         tx.execute(
             "UPDATE cdc_processed_files SET status = 'completed', recorded_status = 'completed', claim_id = NULL, "
             "error_class = NULL, error_message = ?, load_id = ?, processed_at = CURRENT_TIMESTAMP WHERE file_id = ?",
-            [note, LOAD_ID, version.file_id],
+            [note, load_id, version.file_id],
         )
         tx.commit()

@@ -52,8 +52,8 @@ def command(
     """Runs a command on the pipeline of the test and returns what it printed as JSON."""
     engines: list[Engine] = []
 
-    def found(function: str) -> cli.Pipeline:
-        config, deadline = configuration.load(), Deadline(60)
+    def found(function: str, seconds: float = 60.0) -> cli.Pipeline:
+        config, deadline = configuration.load(), Deadline(seconds)
         engines.append(Engine.of(config, deadline))
         return cli.Pipeline(function, config, engines[-1], deadline)
 

@@ -14,7 +14,7 @@ import pytest
 from firebolt_cdc import config as configuration
 from firebolt_cdc import engine
 from firebolt_cdc.deadline import Deadline
-from firebolt_cdc.errors import CdcError, PermanentError
+from firebolt_cdc.errors import CdcError, PermanentError, TransientError
 from firebolt_cdc.plan import NothingToReloadError, Plan
 from firebolt_cdc.reload import Reload, Result
 from support import Context, Pipeline, parquet, sessions, table_config
@@ -292,6 +292,27 @@ def test_changes_that_are_gone_from_s3_forbid_the_swap(pipeline: Pipeline, reloa
     assert target(pipeline) == before
     carry_out(pipeline, allow_gone=True)
     assert target(pipeline) == [[1, "ann3"], [4, "dan2"], [5, "eve"]]
+
+
+def test_a_swap_of_which_nothing_was_heard_is_found_done(
+    pipeline: Pipeline, reloaded: dict[str, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither its COMMIT nor the look after it was answered; the turn is given back by then."""
+    swap_once, swapped, looks = Reload._swap_once, Reload._swapped, iter((False, None))
+
+    def swap(self: Reload, plan: Plan, *, allow_gone: bool) -> None:
+        swap_once(self, plan, allow_gone=allow_gone)
+        raise TransientError("no answer")
+
+    def look(self: Reload, plan: Plan) -> bool:
+        if next(looks, False) is None:
+            raise TransientError("no answer")
+        return swapped(self, plan)
+
+    monkeypatch.setattr(Reload, "_swap_once", swap)
+    monkeypatch.setattr(Reload, "_swapped", look)
+    assert carry_out(pipeline).generation == 2
+    assert target(pipeline) == [[1, "ann3"], [5, "eve2"]]
 
 
 def test_a_second_reload_gives_up_the_first(pipeline: Pipeline, reloaded: dict[str, dict[str, Any]]) -> None:

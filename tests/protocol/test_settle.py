@@ -40,8 +40,8 @@ def test_a_settled_file_is_loaded_by_nothing(
     assert pipeline.ledger() == {BAD: ("failed", "permanent"), HELD: ("pending", "held")}
     assert command(cli.settle, [BAD, HELD], reason="by hand", yes=True) == {"settled": [BAD, HELD]}
     assert pipeline.ledger() == {BAD: ("completed", None), HELD: ("completed", None)}
-    [noted] = pipeline.sql("SELECT DISTINCT error_message, load_id FROM cdc_processed_files")
-    assert noted == ["settled by hand: by hand", "settled"]
+    noted = pipeline.sql("SELECT error_message, load_id FROM cdc_processed_files ORDER BY file_key")
+    assert noted == [["settled by hand: by hand", load_id] for load_id in ("settled-permanent", "settled-held")]
     pipeline.sql("DELETE FROM cdc_processed_files")  # as the guide's purge would
     pipeline.clean("reconcile")
     assert pipeline.deliver(*waiting.values(), *_announced(pipeline)) == []
@@ -67,6 +67,22 @@ def test_what_is_loaded_or_being_loaded_is_not_settled(
     with pytest.raises(PermanentError, match="loaded meanwhile"):
         cli.settling.settle(opened.engine, opened.config, opened.deadline, found, "x")
     assert pipeline.ledger()[HELD] == ("completed", None)
+
+
+def test_a_reload_loads_what_was_held_and_leaves_out_what_had_failed(
+    pipeline: Pipeline, command: Command, waiting: dict[str, dict[str, Any]]
+) -> None:
+    gone = pipeline.put(GOOD, parquet({"id": [9]}))
+    pipeline.s3.delete_object(Bucket=pipeline.bucket, Key=gone["detail"]["object"]["key"])
+    pipeline.deliver(gone)
+    command(cli.settle, [BAD, HELD, GOOD], reason="by hand", yes=True)
+    planned = command(cli.reload, "events", everything=True)["would_reload"]
+    assert (planned["change_files"], planned["left_out"]) == (1, {BAD: "settled by hand: by hand"})
+    command(cli.reload, "events", everything=True, max_duration="2m", yes=True)
+    assert pipeline.sql('SELECT "id" FROM events') == [[1]]
+    pipeline.sql("DELETE FROM cdc_processed_files")
+    assert pipeline.clean("reconcile")["reconcile"]["missing"] == 0
+    assert command(cli.reload, "events", everything=True)["would_reload"]["left_out"].keys() == {BAD}
 
 
 def test_a_file_that_no_table_takes_is_in_no_target(pipeline: Pipeline, command: Command) -> None:
