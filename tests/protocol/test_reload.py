@@ -298,15 +298,16 @@ def test_a_swap_of_which_nothing_was_heard_is_found_done(
     pipeline: Pipeline, reloaded: dict[str, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Neither its COMMIT nor the look after it was answered; the turn is given back by then."""
-    swap_once, swapped, looks = Reload._swap_once, Reload._swapped, iter((False, None))
+    swap_once, swapped, unanswered = Reload._swap_once, Reload._swapped, []
 
     def swap(self: Reload, plan: Plan, *, allow_gone: bool) -> None:
         swap_once(self, plan, allow_gone=allow_gone)
+        unanswered.append("the look")
         raise TransientError("no answer")
 
     def look(self: Reload, plan: Plan) -> bool:
-        if next(looks, False) is None:
-            raise TransientError("no answer")
+        if unanswered:
+            raise TransientError(f"no answer to {unanswered.pop()}")
         return swapped(self, plan)
 
     monkeypatch.setattr(Reload, "_swap_once", swap)
