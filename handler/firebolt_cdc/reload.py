@@ -273,8 +273,6 @@ class Reload:
         """Replace the target's rows by the shadow's and begin the generation, in one transaction; returns the rows."""
 
         def swap() -> int:
-            if self._swapped(plan):  # by a try of which neither COMMIT nor the look after it was answered
-                return self._rows(plan)
             try:
                 self._swap_once(plan, allow_gone=allow_gone)
             except (TransientError, ConflictError) as error:
