@@ -759,18 +759,17 @@ class World:
         self._reload_held()
 
     def _ledger_is_right(self) -> None:
-        applied, generations = self.applied(), self.generations()
+        applied, superseded = self.applied(), self._superseded()
         ledger_rows = {
             (PREFIX + r[0], r[1]): (r[2], r[3], r[4])
             for r in self.stored(LEDGER, "file_key", "etag", "status", "error_class", "error_message")
         }
         for version in self.current.values():
             status, failure, message = ledger_rows.get(version.name, ("no row", None, None))
-            started = generations[version.target][1]
             if version.name in applied:
                 if status != "completed" and not (status == "no row" and self._typed):
                     raise Violation(f"{version.key} is applied and {status} {failure}")
-            elif started is not None and version.modified < started:
+            elif version in superseded:
                 self.count["superseded"] += 1
             elif not version.good:
                 if (status, failure) != ("failed", "permanent"):
@@ -816,11 +815,16 @@ class World:
         self.operator("UPDATE cdc_processed_files SET status = 'pending' WHERE error_class = 'transient'")
         self.settle()
         self.check()
-        applied = self.applied()
+        applied, superseded = self.applied(), self._superseded()
         held = {(PREFIX + r[0], r[1]) for r in self.stored(LEDGER, "file_key", "etag", "error_class") if r[2] == "held"}
         for v in self.current.values():
-            if v.good and (v.key, v.etag) not in applied.keys() | held:
+            if v.good and v not in superseded and v.name not in applied.keys() | held:
                 raise Violation(f"lost even after the operator's retry: {v.key}")
+
+    def _superseded(self) -> list[Version]:
+        """Objects in S3 that are older than the full load with which their table's generation began."""
+        started = {target: since for target, (_, since) in self.generations().items()}
+        return [v for v in self.current.values() if (since := started[v.target]) is not None and v.modified < since]
 
     def _log(self, text: str) -> None:
         self.steps.append(f"{self.clock.seconds:8.1f} {text}")
