@@ -560,13 +560,16 @@ def create_table(name: str, columns: Sequence[Column], primary_key: Sequence[str
 
 
 def row_key(key: Sequence[str], alias: str) -> str:
-    """SQL for a row's primary key as one text: each value's length and value, so that no two keys give the same."""
+    """SQL for a row's primary key as one text: each value's length and value, so that no two keys give the same.
+
+    By the columns' names, whatever their order in the table map: a tombstone outlives a change of it.
+    """
 
     def one(name: str) -> str:
         text = f"CAST({alias}.{ident(name)} AS TEXT)"
         return f"CAST(LENGTH({text}) AS TEXT) || ':' || {text}"
 
-    return " || ".join(one(name) for name in key)
+    return " || ".join(one(name) for name in sorted(key))
 
 
 def merge_statement(
@@ -579,29 +582,27 @@ def merge_statement(
 ) -> tuple[str, list[object]]:
     """MERGE that applies a change only where it is newer than the row and than the row's tombstone.
 
+    Tombstones, and the flag of deleted rows, count whatever `deletes` says now: it may have said something else before.
+
     `absent`: target columns that the source lacks; they become NULL, so that the result does not depend on how
     batches were cut.
     """
     table = part.place.table
     hard, soft = table.buries, table.deletes is Deletes.SOFT
-    source = f"SELECT s.* FROM ({selected}) AS s"
-    values = list(parameters)
-    if hard:
-        source += (
-            " LEFT JOIN (SELECT row_key, MAX(seq) AS seq FROM cdc_tombstones WHERE target_table = ? AND generation = ? "
-            f"GROUP BY row_key) AS d ON d.row_key = {row_key(table.primary_key, 's')} "
-            f"WHERE (d.seq IS NULL OR s.{ident(SEQ)} > d.seq) AND EXISTS ({_GUARD})"
-        )
-        values += [table.target, part.place.generation]
-    else:
-        source += f" WHERE EXISTS ({_GUARD})"
-    values += [part.place.turn, load_id]
+    flagged = soft or any(c.name == DELETED for c in part.columns)
+    source = (
+        f"SELECT s.* FROM ({selected}) AS s "
+        "LEFT JOIN (SELECT row_key, MAX(seq) AS seq FROM cdc_tombstones WHERE target_table = ? AND generation = ? "
+        f"GROUP BY row_key) AS d ON d.row_key = {row_key(table.primary_key, 's')} "
+        f"WHERE (d.seq IS NULL OR s.{ident(SEQ)} > d.seq) AND EXISTS ({_GUARD})"
+    )
+    values = [*parameters, table.target, part.place.generation, part.place.turn, load_id]
     newer = f"(t.{ident(SEQ)} IS NULL OR s.{ident(SEQ)} > t.{ident(SEQ)})"
     is_delete = f"s.{ident(OP)} = 'D'"
     written = [n for n in names if n not in table.primary_key]
     sets = [f"{ident(n)} = s.{ident(n)}" for n in [*written, SEQ]] + [f"{ident(n)} = NULL" for n in absent]
     inserted, given = [*names, SEQ], [f"s.{ident(n)}" for n in [*names, SEQ]]
-    if soft:
+    if flagged:
         sets.append(f"{ident(DELETED)} = ({is_delete})")
         inserted, given = [*inserted, DELETED], [*given, f"({is_delete})"]
     on = " AND ".join(f"t.{ident(k)} = s.{ident(k)}" for k in table.primary_key)
