@@ -205,6 +205,12 @@ CASES = [
     ),
     *types("text to number", pa.array(["7"]), "BIGINT", None, misfit("TEXT", "BIGINT", new="TEXT")),
     *types("number to text", pa.array([7]), "TEXT", ["7"]),
+    *types(
+        "decimal to text",
+        numbers("0", "0.0000001", "-12.5", digits=38, scale=10),
+        "TEXT",
+        ["0.0000000000", "0.0000001000", "-12.5000000000"],
+    ),
     *types("double to text", pa.array([1.0, 0.1]), "TEXT", ["1", "0.1"]),
     *types("time to text", pa.array([NOON]), "TEXT", ["2024-01-02 12:00:00.000005"]),
     *types("zone to text", pa.array([NOON], pa.timestamp("us", "UTC")), "TEXT", ["2024-01-02 12:00:00.000005Z"]),
