@@ -226,7 +226,7 @@ class Applier:
             return
         try:
             reason = explain(self._storage.open(alone.info), alone, self._deadline)
-        except CdcError as unread:
+        except (CdcError, MemoryError) as unread:
             logger.warning("a file that the engine refused could not be looked through", error=redact(str(unread)))
             return
         if reason is not None:
