@@ -165,7 +165,7 @@ def said_added(column: Column, ddl: str) -> str:
 
 
 def differences(
-    plan: ColumnPlan, table: str, columns: Sequence[str], *, created: bool, inserts_only: bool = False
+    plan: ColumnPlan, table: str, columns: Sequence[Column], *, created: bool, inserts_only: bool = False
 ) -> list[str]:
     """What differs between a file and its target, and what the load does about it, in words for the ledger.
 
@@ -184,9 +184,14 @@ def differences(
             ddl = add_column(table, Column(name, type_))
             said.append(f"left out {ident(name)} {type_} (schema_drift = ignore; to keep it: {ddl})")
     present = {column.name for column in plan.mapped.values()} | RESERVED
-    if absent := [name for name in columns if name not in present]:
-        rows = "the rows that it inserts" if inserts_only else "the rows that it writes"
-        said.append(f"absent from the file: {idents(absent)} (NULL in {rows})")
+    absent = [column for column in columns if column.name not in present]
+    rows = "the rows that it inserts" if inserts_only else "the rows that it writes"
+    for names, what in (
+        ([c.name for c in absent if c.nullable], f"NULL in {rows}"),
+        ([c.name for c in absent if not c.nullable], "NOT NULL: kept, the default in the rows that it inserts"),
+    ):
+        if names:
+            said.append(f"absent from the file: {idents(names)} ({what})")
     for name, column in plan.mapped.items():
         if name != column.name:
             said.append(f"{ident(name)} means {ident(column.name)}")
