@@ -88,17 +88,17 @@ class Place:
 
 @dataclass(frozen=True)
 class Part:
-    """What one transaction applies: prepared files of one table, the changes among them staged as one file."""
+    """What one transaction applies: prepared files of one table, those of changes among them staged as one file."""
 
     place: Place
     files: tuple[Prepared, ...]
     columns: tuple[Column, ...]
     """The destination's columns before the load; empty where it does not exist."""
     staged_key: str | None
-    staged_rows: int
     counts: dict[str, Counts]
     copies: dict[str, str]
-    """Staged copy's key by file id, for full-load files whose own key the engine could misread."""
+    """Staged file's key by file id: copies of full-load files whose own key the engine could misread, and full-load
+    files that were rewritten. Each has a statement of its own, so that a column that it lacks keeps its values."""
 
 
 @dataclass(frozen=True)
@@ -178,16 +178,23 @@ class Applier:
         staged: list[str] = []
         try:
             staged_key = None
-            if changes := [p for p in prepared if p.rows is not None]:
+            if changes := [p for p in prepared if p.file.kind is Kind.CHANGE]:
                 body, counts = stage(changes, place.table)
                 staged_key = self._storage.stage(f"{load_id}.parquet", body)
                 staged.append(staged_key)
             copies = {}
-            for number, p in enumerate(p for p in prepared if p.rows is None and needs_copy(p.file)):
-                copies[p.file.version.file_id] = self._storage.stage_copy(p.file.version, f"{load_id}-{number}.parquet")
-                staged.append(copies[p.file.version.file_id])
-            rows = sum(c.rows_staged for c in counts.values())
-            part = Part(place, tuple(prepared), tuple(columns), staged_key, rows, counts, copies)
+            for number, p in enumerate(p for p in prepared if p.file.kind is Kind.FULL):
+                name = f"{load_id}-{number}.parquet"
+                if p.rows is not None:
+                    body, counted = stage([p], place.table)
+                    counts |= counted
+                    staged.append(self._storage.stage(name, body))
+                elif needs_copy(p.file):
+                    staged.append(self._storage.stage_copy(p.file.version, name))
+                else:
+                    continue
+                copies[p.file.version.file_id] = staged[-1]
+            part = Part(place, tuple(prepared), tuple(columns), staged_key, counts, copies)
             ddl = target_changes(part)
             for change in ddl[PART_DDL:]:
                 self._engine.query(change.ddl)
@@ -226,7 +233,7 @@ class Applier:
             return
         try:
             reason = explain(self._storage.open(alone.info), alone, self._deadline)
-        except CdcError as unread:
+        except (CdcError, MemoryError) as unread:
             logger.warning("a file that the engine refused could not be looked through", error=redact(str(unread)))
             return
         if reason is not None:
@@ -286,8 +293,11 @@ class Applier:
             for file in part.files:
                 if file.rows is None:
                     self._apply_full(tx, part, file, load_id)
+                elif file.file.kind is Kind.FULL:
+                    self._apply_staged(tx, part, [file], part.copies[file.file.version.file_id], load_id)
             if part.staged_key is not None:
-                self._apply_changes(tx, part, part.staged_key, load_id)
+                changes = [file for file in part.files if file.file.kind is Kind.CHANGE]
+                self._apply_staged(tx, part, changes, part.staged_key, load_id)
         except TimedOutError as error:
             raise TooSlowError(
                 f"{part.place.table.target}: the engine did not apply the rows in time ({error})"
@@ -337,7 +347,7 @@ class Applier:
         """
         if before is None:
             return
-        rows = part.staged_rows + sum(f.rows_read for f in part.files if f.rows is None)
+        rows = sum(counts_of(f, part.counts).rows_staged for f in part.files)
         found = _count(tx, ident(part.place.destination)) - before
         if found != rows:
             raise TransientError(
@@ -370,7 +380,7 @@ class Applier:
         self._require_rows(tx, reading, file.rows_read, str(file.file.version), file.file.version)
         if part.place.table.mode is Mode.MERGE:
             self._require_distinct(tx, part.place.table.primary_key, values, reading, str(file.file.version))
-        tx.execute(*self._statement(part, list(values), selected, parameters, load_id))
+        tx.execute(*self._statement(part, list(values), selected, parameters, load_id, Kind.FULL))
 
     def _require_distinct(
         self, tx: Transaction, key: Sequence[str], values: dict[str, str], reading: tuple[str, list[object]], name: str
@@ -385,16 +395,21 @@ class Applier:
         for row in doubled:
             raise doubled_key(name, dict(zip(key, row, strict=False)), int(row[-1]))
 
-    def _apply_changes(self, tx: Transaction, part: Part, staged_key: str, load_id: str) -> None:
-        names = list(dict.fromkeys(c.name for f in part.files if f.rows is not None for c in f.plan.mapped.values()))
+    def _apply_staged(
+        self, tx: Transaction, part: Part, files: Sequence[Prepared], staged_key: str, load_id: str
+    ) -> None:
+        """Apply files that were read here: a full load, or all files of changes together."""
+        names = list(dict.fromkeys(c.name for f in files for c in f.plan.mapped.values()))
         extra = [OP, SEQ] + ([FILE] if part.place.table.mode is Mode.APPEND else [])
+        counts = [counts_of(f, part.counts) for f in files]
         reading, where = parquet(self._config, staged=staged_key)
-        self._require_rows(tx, (reading, where), part.staged_rows, f"the staged file {staged_key}", None)
+        rows = sum(c.rows_staged for c in counts)
+        self._require_rows(tx, (reading, where), rows, f"the staged file {staged_key}", None)
         selected = f"SELECT {idents([*names, *extra], 'p.')} FROM {reading} AS p"
-        absent = [c.name for c in part.columns if c.nullable and c.name not in names and c.name not in schema.RESERVED]
-        tx.execute(*self._statement(part, names, selected, where, load_id, absent))
+        kind = files[0].file.kind
+        tx.execute(*self._statement(part, names, selected, where, load_id, kind))
         buries = part.place.table.mode is Mode.MERGE and part.place.table.buries
-        if buries and any(counts.rows_deleted for counts in part.counts.values()):
+        if buries and any(c.rows_deleted for c in counts):
             tx.execute(*self._tombstones(part, reading, where, load_id))
 
     def _statement(
@@ -404,16 +419,18 @@ class Applier:
         selected: str,
         parameters: Sequence[object],
         load_id: str,
-        absent: Sequence[str] = (),
+        kind: Kind,
     ) -> tuple[str, list[object]]:
+        absent = [c.name for c in part.columns if c.nullable and c.name not in names and c.name not in schema.RESERVED]
         if part.place.table.mode is Mode.APPEND:
             columns = [*names, OP, SEQ, FILE]
+            given = ", ".join([*(f"s.{ident(c)}" for c in columns), *("NULL" for _ in absent)])
             return (
-                f"INSERT INTO {ident(part.place.destination)} ({idents(columns)}) SELECT {idents(columns, 's.')} "
+                f"INSERT INTO {ident(part.place.destination)} ({idents([*columns, *absent])}) SELECT {given} "
                 f"FROM ({selected}) AS s WHERE EXISTS ({_GUARD})",
                 [*parameters, part.place.turn, load_id],
             )
-        return merge_statement(part, names, selected, parameters, load_id, absent)
+        return merge_statement(part, names, selected, parameters, load_id, absent, clears=kind is Kind.CHANGE)
 
     def _tombstones(self, part: Part, reading: str, where: Sequence[object], load_id: str) -> tuple[str, list[object]]:
         newest = max(f.info.last_modified for f in part.files)
@@ -534,7 +551,7 @@ def schema_changes(part: Part) -> list[str]:
 
     What no file asked for (the table itself, columns of our own) is said of the part's first.
     """
-    columns = [column.name for column in (*part.columns, *_added(part))]
+    columns = [*part.columns, *_added(part)]
     result = []
     for f in part.files:
         full = f.file.kind is Kind.FULL
@@ -560,13 +577,16 @@ def create_table(name: str, columns: Sequence[Column], primary_key: Sequence[str
 
 
 def row_key(key: Sequence[str], alias: str) -> str:
-    """SQL for a row's primary key as one text: each value's length and value, so that no two keys give the same."""
+    """SQL for a row's primary key as one text: each value's length and value, so that no two keys give the same.
+
+    By the columns' names, whatever their order in the table map: a tombstone outlives a change of it.
+    """
 
     def one(name: str) -> str:
         text = f"CAST({alias}.{ident(name)} AS TEXT)"
         return f"CAST(LENGTH({text}) AS TEXT) || ':' || {text}"
 
-    return " || ".join(one(name) for name in key)
+    return " || ".join(one(name) for name in sorted(key))
 
 
 def merge_statement(
@@ -576,32 +596,37 @@ def merge_statement(
     parameters: Sequence[object],
     load_id: str,
     absent: Sequence[str],
+    *,
+    clears: bool = True,
 ) -> tuple[str, list[object]]:
     """MERGE that applies a change only where it is newer than the row and than the row's tombstone.
 
-    `absent`: target columns that the source lacks; they become NULL, so that the result does not depend on how
-    batches were cut.
+    Tombstones, and the flag of deleted rows, count whatever `deletes` says now: it may have said something else before.
+
+    Args:
+        part, names, selected, parameters, load_id: what is applied, its columns and its SELECT.
+        absent: nullable target columns that the source lacks. They are NULL in rows that are inserted, also where they
+            have a default: of two files of changes of which one lacks the column, together, both have NULL there, and
+            the result must not depend on how batches were cut.
+        clears: whether they become NULL in rows that are updated too.
     """
     table = part.place.table
     hard, soft = table.buries, table.deletes is Deletes.SOFT
-    source = f"SELECT s.* FROM ({selected}) AS s"
-    values = list(parameters)
-    if hard:
-        source += (
-            " LEFT JOIN (SELECT row_key, MAX(seq) AS seq FROM cdc_tombstones WHERE target_table = ? AND generation = ? "
-            f"GROUP BY row_key) AS d ON d.row_key = {row_key(table.primary_key, 's')} "
-            f"WHERE (d.seq IS NULL OR s.{ident(SEQ)} > d.seq) AND EXISTS ({_GUARD})"
-        )
-        values += [table.target, part.place.generation]
-    else:
-        source += f" WHERE EXISTS ({_GUARD})"
-    values += [part.place.turn, load_id]
+    flagged = soft or any(c.name == DELETED for c in part.columns)
+    source = (
+        f"SELECT s.* FROM ({selected}) AS s "
+        "LEFT JOIN (SELECT row_key, MAX(seq) AS seq FROM cdc_tombstones WHERE target_table = ? AND generation = ? "
+        f"GROUP BY row_key) AS d ON d.row_key = {row_key(table.primary_key, 's')} "
+        f"WHERE (d.seq IS NULL OR s.{ident(SEQ)} > d.seq) AND EXISTS ({_GUARD})"
+    )
+    values = [*parameters, table.target, part.place.generation, part.place.turn, load_id]
     newer = f"(t.{ident(SEQ)} IS NULL OR s.{ident(SEQ)} > t.{ident(SEQ)})"
     is_delete = f"s.{ident(OP)} = 'D'"
     written = [n for n in names if n not in table.primary_key]
-    sets = [f"{ident(n)} = s.{ident(n)}" for n in [*written, SEQ]] + [f"{ident(n)} = NULL" for n in absent]
-    inserted, given = [*names, SEQ], [f"s.{ident(n)}" for n in [*names, SEQ]]
-    if soft:
+    sets = [f"{ident(n)} = s.{ident(n)}" for n in [*written, SEQ]]
+    sets += [f"{ident(n)} = NULL" for n in absent if clears]
+    inserted, given = [*names, SEQ, *absent], [*(f"s.{ident(n)}" for n in [*names, SEQ]), *("NULL" for _ in absent)]
+    if flagged:
         sets.append(f"{ident(DELETED)} = ({is_delete})")
         inserted, given = [*inserted, DELETED], [*given, f"({is_delete})"]
     on = " AND ".join(f"t.{ident(k)} = s.{ident(k)}" for k in table.primary_key)

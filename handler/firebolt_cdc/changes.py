@@ -282,10 +282,7 @@ def _timestamps(name: str, column: str, values: pa.Array) -> pa.Array:
 
 def _text(name: str, what: str, column: str, values: pa.ChunkedArray) -> pa.Array:
     """A control column's values as text: `true`, `1`, `1.50`, or the text itself."""
-    is_ = pa.types
-    if is_.is_dictionary(values.type):
-        values = values.cast(values.type.value_type)
-    kind = values.type
+    is_, kind = pa.types, values.type
     if not (
         is_.is_string(kind) or is_.is_large_string(kind) or is_.is_boolean(kind) or is_.is_integer(kind)
         or is_.is_floating(kind) or is_.is_decimal(kind) or is_.is_null(kind)

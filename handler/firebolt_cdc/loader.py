@@ -305,7 +305,8 @@ class Worker:
 
     def _split_or_fail(self, work: Work, batch: list[Claimed], failure: CdcError, began: float) -> None:
         """`began`: how many seconds were left when the batch was begun."""
-        left = [c for c in batch if c.file.version not in self._outcomes]
+        queued = {c.file.version for part, _ in work.parts for c in part}  # what `_prepare` had no room for
+        left = [c for c in batch if c.file.version not in self._outcomes and c.file.version not in queued]
         slow = isinstance(failure, TooSlowError)
         if len(left) == 1 and len(batch) == 1:
             file = left[0].file

@@ -3,15 +3,15 @@
 Files are read without pyarrow's threads: with them, reading through a Python file object can abort the process at its
 end (apache/arrow issue 50482).
 
-Memory is bounded whatever the files hold: a full-load file is looked through in batches of BATCH_ROWS rows, of which
-one is held at a time; the rows that are read whole, of all files of a part together, take `room_bytes` at most, and the
+Memory is bounded whatever the files hold: they are read in `pieces`, of which one is held of a full-load file that is
+looked through; the rows that are read whole, of all files of a part together, take `room_bytes` at most, and the
 process PEAK_FACTOR times as much beside what it takes for itself (BASE_BYTES). tests/bench/memory.py measures it.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -20,6 +20,7 @@ from firebolt_cdc.errors import PermanentError
 from firebolt_cdc.storage import ObjectInfo, ObjectReader
 
 BATCH_ROWS = 16_384
+"""Rows of a piece, at most."""
 LOOK_ROWS = 64
 """Rows that `pieces` reads at once: of text that is a megabyte each, as many megabytes."""
 LOOK_BYTES = 16 * 1024 * 1024
@@ -58,6 +59,8 @@ def open_parquet(
     try:
         parquet = pq.ParquetFile(pa.PythonFile(reader, mode="r"), pre_buffer=pre_buffer, buffer_size=buffer_size)
         str(parquet.schema_arrow)  # decodes every name
+    except MemoryError:
+        raise
     except (pa.ArrowException, OSError, UnicodeError) as error:
         if _tail(reader, info)[4:] == b"PARE":
             raise encrypted from error
@@ -71,15 +74,17 @@ def open_parquet(
 
 @contextlib.contextmanager
 def reading(name: str, info: ObjectInfo) -> Iterator[None]:
-    """What pyarrow says of pages that it cannot read, as the file's failure."""
+    """What pyarrow says of pages that it cannot read, as the file's failure; want of memory is none."""
     try:
         yield
+    except MemoryError:  # pyarrow's is an ArrowException too
+        raise
     except (pa.ArrowException, OSError) as error:
         raise PermanentError(f"{name}: damaged Parquet file ({info.size_bytes} bytes): {error}") from error
 
 
 def read_rows(name: str, parquet: pq.ParquetFile, room: int) -> pa.Table:
-    """All rows, read batch by batch, so that a file that is too large is found out before it is in memory.
+    """All rows, read piece by piece, so that a file that is too large is found out before it is in memory.
 
     Raises:
         TooLargeError: by its footer, or by what its rows really take (a footer counts a repeated text once).
@@ -87,12 +92,12 @@ def read_rows(name: str, parquet: pq.ParquetFile, room: int) -> pa.Table:
     metadata = parquet.metadata
     groups = (metadata.row_group(number).total_byte_size for number in range(metadata.num_row_groups))
     size = sum(groups) + OWN_BYTES * metadata.num_rows
-    batches: list[pa.RecordBatch] = []
+    found: list[pa.Table] = []
     taken = 0
     if size <= room:
-        for batch in parquet.iter_batches(BATCH_ROWS, use_threads=False):
-            batches.append(batch)
-            taken += batch.nbytes + OWN_BYTES * batch.num_rows
+        for piece in pieces(parquet):
+            found.append(piece)
+            taken += piece.nbytes + OWN_BYTES * piece.num_rows
             if taken > room:
                 break
     if max(size, taken) > room:
@@ -101,24 +106,46 @@ def read_rows(name: str, parquet: pq.ParquetFile, room: int) -> pa.Table:
             "rows: run `firebolt-cdc load` for it on a machine with more memory, raise loader.memory_mb, or lower "
             "MaxFileSize (CdcMinFileSize, CdcMaxBatchInterval) in the DMS endpoint"
         )
-    return pa.Table.from_batches(batches, schema=parquet.schema_arrow)
+    return pa.concat_tables(found or [_plain(parquet.schema_arrow.empty_table())])
 
 
-def pieces(parquet: pq.ParquetFile, column: str) -> Iterator[pa.ChunkedArray]:
-    """A column in pieces of LOOK_BYTES, or one batch of LOOK_ROWS more, or BATCH_ROWS.
+def pieces(parquet: pq.ParquetFile, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
+    """The rows, of some columns or of all, in pieces of LOOK_BYTES, or one batch of LOOK_ROWS more, or BATCH_ROWS.
 
-    How much a batch takes is known only once it is there: neither the footer nor the pages tell the longest text.
+    How much a batch takes is known only once it is there: neither the footer nor the pages tell the longest text. Where
+    all columns have values of one width it is known before, and batches are larger. Dictionaries are resolved, since
+    what is made of them later is so too, and must have been counted.
     """
-    batches: list[pa.Array] = []
-    taken = 0
-    for batch in parquet.iter_batches(LOOK_ROWS, columns=[column], use_threads=False):
-        batches.append(batch.column(0))
-        taken += batch.nbytes
-        if taken >= LOOK_BYTES or len(batches) * LOOK_ROWS >= BATCH_ROWS:
-            yield pa.chunked_array(batches)
-            batches, taken = [], 0
+    kept = [field for field in parquet.schema_arrow if columns is None or field.name in columns]
+    dictionaries = any(pa.types.is_dictionary(field.type) for field in kept)
+    batches: list[pa.RecordBatch] = []
+    rows = taken = 0
+    for batch in parquet.iter_batches(_rows_at_once(kept), columns=columns, use_threads=False):
+        batches.append(_plain(batch) if dictionaries else batch)
+        rows, taken = rows + batch.num_rows, taken + batches[-1].get_total_buffer_size()
+        if taken >= LOOK_BYTES or rows >= BATCH_ROWS:
+            yield pa.Table.from_batches(batches).combine_chunks()
+            batches, rows, taken = [], 0, 0
     if batches:
-        yield pa.chunked_array(batches)
+        yield pa.Table.from_batches(batches).combine_chunks()
+
+
+def _rows_at_once(fields: Sequence[pa.Field]) -> int:
+    """How many rows are read before it is looked how much they take."""
+    kinds = [field.type.value_type if pa.types.is_dictionary(field.type) else field.type for field in fields]
+    try:
+        bits: int = sum(kind.bit_width for kind in kinds)
+    except ValueError:  # of texts and lists
+        return LOOK_ROWS
+    return max(LOOK_ROWS, min(BATCH_ROWS, 8 * LOOK_BYTES // max(bits, 1)))
+
+
+def _plain(rows: pa.RecordBatch | pa.Table) -> pa.RecordBatch | pa.Table:
+    """The same with dictionaries resolved."""
+    for index, field in enumerate(rows.schema):
+        if pa.types.is_dictionary(field.type):
+            rows = rows.set_column(index, field.name, rows.column(index).cast(field.type.value_type))
+    return rows
 
 
 def require_sound(name: str, column: str, values: pa.ChunkedArray, start: int = 0) -> None:
@@ -126,8 +153,6 @@ def require_sound(name: str, column: str, values: pa.ChunkedArray, start: int = 
 
     `start`: the rows of the file before these.
     """
-    if pa.types.is_dictionary(values.type):
-        values = values.cast(values.type.value_type)
     try:
         values.validate(full=True)
     except pa.ArrowInvalid:

@@ -55,6 +55,9 @@ _SIMPLE: dict[str, pa.DataType] = {
 _DAYS = (-719_162, 2_932_896)
 """0001-01-01 and 9999-12-31, from 1970."""
 _MICROSECONDS = (_DAYS[0] * 86_400_000_000, (_DAYS[1] + 1) * 86_400_000_000 - 1)
+_PLAIN_SCALE = 6
+"""Digits after the point up to which pyarrow prints a decimal without exponent."""
+_DECIMALS = {32: pa.decimal32, 64: pa.decimal64, 128: pa.decimal128, 256: pa.decimal256}
 TIMES = frozenset({"DATE", "TIMESTAMP", "TIMESTAMPTZ"})
 """Types of which a file of the same type can have values that Firebolt cannot hold (TEXT is the other one)."""
 _CORRECT = "correct the value in the source, or leave the column out"
@@ -162,7 +165,7 @@ def said_added(column: Column, ddl: str) -> str:
 
 
 def differences(
-    plan: ColumnPlan, table: str, columns: Sequence[str], *, created: bool, inserts_only: bool = False
+    plan: ColumnPlan, table: str, columns: Sequence[Column], *, created: bool, inserts_only: bool = False
 ) -> list[str]:
     """What differs between a file and its target, and what the load does about it, in words for the ledger.
 
@@ -181,9 +184,14 @@ def differences(
             ddl = add_column(table, Column(name, type_))
             said.append(f"left out {ident(name)} {type_} (schema_drift = ignore; to keep it: {ddl})")
     present = {column.name for column in plan.mapped.values()} | RESERVED
-    if absent := [name for name in columns if name not in present]:
-        rows = "the rows that it inserts" if inserts_only else "the rows that it writes"
-        said.append(f"absent from the file: {idents(absent)} (NULL in {rows})")
+    absent = [column for column in columns if column.name not in present]
+    rows = "the rows that it inserts" if inserts_only else "the rows that it writes"
+    for names, what in (
+        ([c.name for c in absent if c.nullable], f"NULL in {rows}"),
+        ([c.name for c in absent if not c.nullable], "NOT NULL: kept, the default in the rows that it inserts"),
+    ):
+        if names:
+            said.append(f"absent from the file: {idents(names)} ({what})")
     for name, column in plan.mapped.items():
         if name != column.name:
             said.append(f"{ident(name)} means {ident(column.name)}")
@@ -332,6 +340,8 @@ def cast(file: str, name: str, values: pa.ChunkedArray, column: Column, table: s
         if pa.types.is_decimal32(values.type) or pa.types.is_decimal64(values.type):
             wide = pa.decimal128(values.type.precision, values.type.scale)
             values = values.cast(wide)  # pyarrow (26) holds a whole number's limits against its own width
+        if "TEXT" in column.type:
+            values = pa.chunked_array([_printed(chunk) for chunk in values.chunks] or [values.combine_chunks()])
         if pa.types.is_decimal(wanted) and pa.types.is_integer(values.type):
             values = values.cast(pa.decimal128(20, 0))  # pyarrow refuses the direct cast by type, not by value
         result = values.cast(wanted, safe=True)
@@ -347,6 +357,29 @@ def cast(file: str, name: str, values: pa.ChunkedArray, column: Column, table: s
     if problem := _unholdable(result, start):
         raise _misfit(file, table, name, have, column, problem, _CORRECT)
     return result
+
+
+def _printed(values: pa.Array) -> pa.Array:
+    """Decimals, also those of an array, as text with all their digits, as the engine prints them.
+
+    pyarrow prints them with an exponent where there are six zeros or more after the point (`1.000E-7`), so where that
+    can be, the text is made from the number without its point.
+    """
+    kind = values.type
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        items = values.flatten()
+        if (printed := _printed(items)) is items:
+            return values
+        lengths = pc.fill_null(pc.list_value_length(values), 0).cast(pa.int64())
+        ends = pa.concat_arrays([pa.array([0], pa.int64()), pc.cumulative_sum(lengths)])
+        return pa.LargeListArray.from_arrays(ends, printed, mask=pc.is_null(values))
+    if not pa.types.is_decimal(kind) or kind.scale <= _PLAIN_SCALE:
+        return values
+    whole = values.view(_DECIMALS[kind.bit_width](kind.precision, 0)).cast(pa.string())
+    digits = pc.utf8_lpad(pc.utf8_ltrim(whole, "-"), kind.scale + 1, "0")
+    before, after = pc.utf8_slice_codeunits(digits, 0, -kind.scale), pc.utf8_slice_codeunits(digits, -kind.scale)
+    signed = pc.binary_join_element_wise(pc.if_else(pc.starts_with(whole, "-"), "-", ""), before, "")
+    return pc.binary_join_element_wise(signed, after, ".")
 
 
 def _unholdable(values: pa.ChunkedArray, start: int) -> str:

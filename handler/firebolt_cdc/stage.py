@@ -21,7 +21,7 @@ from firebolt_cdc.config import Mode, Table
 from firebolt_cdc.deadline import Deadline
 from firebolt_cdc.errors import PermanentError
 from firebolt_cdc.files import Kind, SourceFile
-from firebolt_cdc.parquet import BATCH_ROWS, LOOK_BYTES, open_parquet, pieces, read_rows, reading, require_sound
+from firebolt_cdc.parquet import LOOK_BYTES, open_parquet, pieces, read_rows, reading, require_sound
 from firebolt_cdc.schema import FILE, OP, SEQ, Column, ColumnPlan
 from firebolt_cdc.storage import ObjectInfo, ObjectReader
 
@@ -158,9 +158,10 @@ def explain(reader: ObjectReader, refused: Prepared, deadline: Deadline) -> Perm
             parquet = open_parquet(name, reader, refused.info, pre_buffer=False, buffer_size=LOOK_BYTES)
             for source, column in refused.plan.mapped.items():
                 row = 0
-                for values in pieces(parquet, source):
+                for piece in pieces(parquet, [source]):
                     if deadline.remaining_seconds() < SPARE_SECONDS:
                         return None
+                    values = piece[source]
                     require_sound(name, source, values, row)
                     schema.cast(name, source, values, column, table.target, row)
                     row += len(values)
@@ -260,8 +261,7 @@ def _holds_deletes(name: str, parquet: pq.ParquetFile, table: Table, control: Co
     """
     columns = [column for column in (control.op, control.marker) if column is not None]
     start = 0
-    for batch in parquet.iter_batches(BATCH_ROWS, columns=columns, use_threads=False) if columns else ():
-        rows = pa.Table.from_batches([batch])
+    for rows in pieces(parquet, columns) if columns else ():
         for column in rows.column_names:  # as where all columns are read
             require_sound(name, column, rows[column], start)
         operations = operations_of(name, rows, table, control.op, start)
@@ -291,7 +291,7 @@ def _is_strange(kind: pa.DataType, column: Column | None) -> bool:
 
 
 def _check_full_load(name: str, parquet: pq.ParquetFile, plan: ColumnPlan, table: Table, keys: dict[str, str]) -> None:
-    """Check that keys have values, and that columns fit the target's, batch by batch.
+    """Check that keys have values, and that columns fit the target's, piece by piece.
 
     Dates and times are looked through in any case: the engine would refuse those out of its range in its own words,
     without a row. Text is not, for a character zero: that fetches nearly the whole file, and took more than twice
@@ -309,8 +309,8 @@ def _check_full_load(name: str, parquet: pq.ParquetFile, plan: ColumnPlan, table
     key_columns = [keys[key] for key in table.primary_key]
     for source in dict.fromkeys([*key_columns, *differ]):
         row = 0
-        for batch in parquet.iter_batches(BATCH_ROWS, columns=[source], use_threads=False):
-            values = pa.chunked_array([batch.column(0)])
+        for piece in pieces(parquet, [source]):
+            values = piece[source]
             if source in key_columns and values.null_count:
                 at = row + pc.index(pc.is_null(values), True).as_py() + 1
                 raise PermanentError(f"{name}: row {at} has no value in the primary key column {source!r}")
@@ -318,4 +318,4 @@ def _check_full_load(name: str, parquet: pq.ParquetFile, plan: ColumnPlan, table
                 schema.cast(name, source, values, differ[source], table.target, row)
                 if not differ[source].nullable:
                     require_values(name, differ[source], pc.is_valid(values), row)
-            row += batch.num_rows
+            row += len(values)

@@ -282,7 +282,7 @@ def merge(bench: Bench) -> Asked:
     target = f"{bench.prefix}target"
     table = Table.model_validate({"target": target, "mode": "merge", "primary_key": ["id"]})
     columns = (Column("id", "BIGINT", False), Column("v", "TEXT"), Column(SEQ, "TEXT"))
-    part = Part(Place("merge", table, 1), (), columns, None, 5, {}, {})
+    part = Part(Place("merge", table, 1), (), columns, None, {}, {})
     changes = (
         "(1, 'new', 'U', 'c'), (2, NULL, 'D', 'c'), (3, 'new', 'I', 'c'), (4, 'old', 'U', 'a'), (5, 'old', 'I', 'c')"
     )

@@ -133,6 +133,8 @@ def on_both(name: str, given: dict[str, Any], *arguments: Any, **more: Any) -> l
     return [Case(f"{name}, {kind}", {file_name: given}, *arguments, **more) for kind, file_name in BOTH.items()]
 
 
+TIMES = {"at": pa.array([5], pa.time64("us"))}
+"""What makes the loader rewrite a full load."""
 NOON = datetime(2024, 1, 2, 12, 0, 0, 5)
 CASES = [
     *by_policy("add"),
@@ -205,6 +207,12 @@ CASES = [
     ),
     *types("text to number", pa.array(["7"]), "BIGINT", None, misfit("TEXT", "BIGINT", new="TEXT")),
     *types("number to text", pa.array([7]), "TEXT", ["7"]),
+    *types(
+        "decimal to text",
+        numbers("0", "0.0000001", "-12.5", digits=38, scale=10),
+        "TEXT",
+        ["0.0000000000", "0.0000001000", "-12.5000000000"],
+    ),
     *types("double to text", pa.array([1.0, 0.1]), "TEXT", ["1", "0.1"]),
     *types("time to text", pa.array([NOON]), "TEXT", ["2024-01-02 12:00:00.000005"]),
     *types("zone to text", pa.array([NOON], pa.timestamp("us", "UTC")), "TEXT", ["2024-01-02 12:00:00.000005Z"]),
@@ -260,6 +268,61 @@ CASES = [
         select='"id", "v", "w"',
         before='"id" BIGINT, "v" INTEGER NOT NULL, "w" TEXT',
         filled="(1, 7, 'old')",
+    ),
+    *[
+        case
+        for kind, key in (("merged", ("id",)), ("appended", ()))
+        for case in (
+            *[
+                Case(
+                    f"a nullable column with a default is dropped, {kind}, {'batches' if batches else 'one batch'}",
+                    {CHANGE: {"id": [1], "v": [5]}, LATER: {"id": [2]}},
+                    [[1, 5], [2, None]],
+                    key=key,
+                    before='"id" BIGINT, "v" INTEGER DEFAULT 7',
+                    batches=batches,
+                )
+                for batches in (False, True)
+            ],
+            *[
+                Case(
+                    f"a nullable column with a default is dropped, {kind}, {'rewritten ' * len(more)}full load",
+                    {FULL: {"id": [1]} | more},
+                    [[1, None]],
+                    key=key,
+                    before='"id" BIGINT, "v" INTEGER DEFAULT 7',
+                )
+                for more in ({}, TIMES)
+            ],
+        )
+    ],
+    *[
+        Case(
+            f"a NOT NULL column with a default is dropped from one of two, {'batches' if batches else 'one batch'}",
+            {CHANGE: {"id": [1, 3], "v": [5, 5]}, LATER: {"id": [1, 2]}},
+            [[1, 5], [2, 7], [3, 5]],
+            before='"id" BIGINT, "v" INTEGER NOT NULL DEFAULT 7',
+            batches=batches,
+        )
+        for batches in (False, True)
+    ],
+    *[
+        Case(
+            f"dropped, rewritten full load{', beside changes that have it' * len(more)}",
+            {FULL: {"id": [1]} | TIMES} | more,
+            [[1, "old"], [2, "new" if more else "old"]],
+            before=TWO,
+            filled=OLD,
+        )
+        for more in ({}, {CHANGE: {"id": [2], "v": ["new"]}})
+    ],
+    Case(
+        "dropped, of a full load that a snapshot's deletes rewrite",
+        {FULL: {"id": [1, 2], "gone": [0, 1]}, CHANGE: {"id": [3, 4], "gone": [0, 1], "v": ["new", "new"]}},
+        [[1, "old"], [3, "new"]],
+        before=TWO,
+        filled=OLD,
+        table={"delete_marker": {"column": "gone", "values": ["1"]}},
     ),
     Case(
         "wider in the next file of the batch",

@@ -243,7 +243,7 @@ def _read(bodies: Sequence[bytes], target: Any, settings: dict[str, Any], kind: 
                 return [*ends, f"staging {ending}"]
             counts = staged[1]
         place = apply.Place("merge", table, 1)
-        part = apply.Part(place, tuple(prepared), tuple(columns), "k" if changes else None, 0, counts, {})
+        part = apply.Part(place, tuple(prepared), tuple(columns), "k" if changes else None, counts, {})
         _, ending = readable(lambda: _check_sql(part, table))
         ends.append(f"SQL {ending}")
     return ends
@@ -344,7 +344,7 @@ def identifiers_stay_in_their_quotes(_: Lab, example: tuple[str, list[str]]) -> 
     version = FileVersion(SOURCE, "k", "e")
     file = SourceFile(version, "k", "t/x", Kind.CHANGE, "", table, target)
     found = stage.Prepared(file, ObjectInfo(version, 1, NOW), plan, 0, pa.table({}), {})
-    part = apply.Part(apply.Place(target, table, 1), (found,), (), "k", 0, {}, {})
+    part = apply.Part(apply.Place(target, table, 1), (found,), (), "k", {}, {})
     _, ending = readable(lambda: _check_sql(part, table))
     return [ending]
 

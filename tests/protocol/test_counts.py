@@ -5,16 +5,18 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from assumptions.questions import LOAD_STATEMENTS
 from faults import Fault, FaultProxy, matching
 from firebolt_cdc import loader, stage
-from firebolt_cdc.apply import Applier
-from firebolt_cdc.errors import TransientError
+from firebolt_cdc.apply import PART_FULL_LOADS, Applier
+from firebolt_cdc.errors import EngineRejectedError, TransientError
 from firebolt_cdc.storage import Storage
 from standin import StandIn
 from support import Pipeline, parquet, sessions, table_config
@@ -193,6 +195,50 @@ def test_a_file_without_room_in_memory_fails_and_those_that_fit_together_are_loa
     assert "firebolt-cdc load" in message
     assert pipeline.sql.value("SELECT COUNT(DISTINCT load_id) FROM cdc_applied") == 2, "two by two"
     assert pipeline.sql.value("SELECT COUNT(*) FROM sessions") == 4 * 70
+
+
+@pytest.mark.parametrize("deduplicated", [True, False])
+def test_what_had_no_room_is_applied_once_when_the_part_before_it_is_split(
+    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], deduplicated: bool
+) -> None:
+    monkeypatch.setattr(loader, "room_bytes", lambda _: 40_000)
+    pipeline.configure(deduplication_enabled=deduplicated)
+    events = [
+        pipeline.put(f"fair/events/20241124-{n}.parquet", parquet({"Op": ["I"] * 70, "id": [n] * 70, "v": ["x"] * 70}))
+        for n in range(1, 5)
+    ]
+    applied, refusals = Applier.apply, [EngineRejectedError("refused once")]
+
+    def refuse_once(applier: Applier, *arguments: Any, **more: Any) -> Any:
+        if refusals:
+            raise refusals.pop()
+        return applied(applier, *arguments, **more)
+
+    monkeypatch.setattr(Applier, "apply", refuse_once)
+    assert pipeline.deliver(*events) == []
+    assert pipeline.sql('SELECT "id", COUNT(*) FROM events GROUP BY 1 ORDER BY 1') == [[n, 70] for n in range(1, 5)]
+    assert pipeline.sql.value("SELECT COUNT(*) FROM cdc_applied") == 4
+    assert "DuplicateDeliveries" not in capsys.readouterr().out
+
+
+def test_full_loads_that_are_rewritten_keep_within_a_loads_statements(aws: str, tmp_path: Path) -> None:
+    with StandIn(tmp_path / "standin", s3_endpoint=aws, max_statements=LOAD_STATEMENTS) as engine:
+        marker = {"column": "gone", "values": ["1"]}
+        pipeline = Pipeline(engine.url, {"fair/t": table_config("t", ["id"], delete_marker=marker)})
+        pipeline.migrate()
+        pipeline.sql('CREATE TABLE t ("id" BIGINT NOT NULL, "v" TEXT, "_cdc_seq" TEXT)')
+        events = [
+            pipeline.put(f"fair/t/LOAD0000000{n}.parquet", parquet({"id": [n, n + 10], "gone": [0, 1], "v": ["a"] * 2}))
+            for n in range(1, PART_FULL_LOADS + 1)
+        ]
+        change = {"Op": ["I", "D"], "id": [0, 1], "gone": [0, 0], "v": ["a", "a"]}
+        events.append(pipeline.put("fair/t/20991124-1.parquet", parquet(change)))
+        assert pipeline.deliver(*events) == []
+        assert pipeline.sql.value("SELECT COUNT(DISTINCT load_id) FROM cdc_applied") == 1
+        ids = [n for n in range(PART_FULL_LOADS + 1) if n != 1]
+        assert pipeline.sql('SELECT "id" FROM t ORDER BY 1') == [[n] for n in ids]
+        assert pipeline.sql.value("SELECT COUNT(*) FROM cdc_tombstones") == PART_FULL_LOADS + 1
+        pipeline.sql.close()
 
 
 @pytest.fixture

@@ -153,11 +153,12 @@ def test_what_fits_though_the_types_differ_is_recorded(pipeline: Pipeline) -> No
 
 
 def test_a_target_that_holds_rows_is_given_the_loaders_columns(pipeline: Pipeline) -> None:
-    pipeline.sql('CREATE TABLE sessions ("sid" BIGINT NOT NULL, "mine" TEXT)')
+    pipeline.sql('CREATE TABLE sessions ("sid" BIGINT NOT NULL, "mine" TEXT, "ours" INTEGER NOT NULL DEFAULT 1)')
     load(pipeline, "fair/sessions/LOAD00000001.parquet", {"sid": [1]})
     assert list(changes(pipeline).values()) == [
         'added "_cdc_seq" TEXT (ALTER TABLE "sessions" ADD COLUMN IF NOT EXISTS "_cdc_seq" TEXT NULL); '
-        'absent from the file: "mine" (NULL in the rows that it inserts)'
+        'absent from the file: "mine" (NULL in the rows that it inserts); '
+        'absent from the file: "ours" (NOT NULL: kept, the default in the rows that it inserts)'
     ]
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from firebolt_cdc import apply, loader
 from firebolt_cdc.errors import GoneError, PermanentError
-from support import Context, Pipeline, parquet, sessions
+from support import Context, Pipeline, parquet, sessions, table_config
 
 Logs = Callable[[], list[dict[str, Any]]]
 CHANGES = "fair/sessions/2024/11/24/20241124-123456.parquet"
@@ -87,6 +87,44 @@ def test_a_full_load_never_overwrites_a_change_nor_revives_a_deleted_row(pipelin
     assert pipeline.deliver(changes) == []
     assert pipeline.deliver(full, full) == []
     assert target(pipeline) == [[1, "new"], [3, "c"]]
+
+
+@pytest.mark.parametrize(
+    ("key", "changed"),
+    [
+        (["a"], {"deletes": "soft"}),
+        (["a"], {"deletes": "ignore"}),
+        (["a", "b"], {"primary_key": ["b", "a"]}),
+    ],
+)
+def test_a_deleted_row_stays_away_when_the_tables_settings_change(
+    pipeline: Pipeline, key: list[str], changed: dict[str, Any]
+) -> None:
+    pipeline.configure(tables={"fair/t": table_config("t", key)})
+    pipeline.migrate()
+    late, delete, later = (
+        pipeline.put(f"fair/t/20241124-{n}.parquet", parquet({"Op": [op], "a": [1], "b": ["x"]}))
+        for n, op in enumerate("IDI", 1)
+    )
+    assert pipeline.deliver(delete) == []
+    pipeline.configure(tables={"fair/t": table_config("t", key, **changed)})
+    pipeline.migrate()
+    assert pipeline.deliver(late) == []
+    assert pipeline.sql('SELECT "a", "b" FROM t') == []
+    assert pipeline.deliver(later) == []
+    assert pipeline.sql('SELECT "a", "b" FROM t') == [[1, "x"]]
+
+
+@pytest.mark.parametrize("deletes", ["hard", "ignore"])
+def test_a_row_that_was_flagged_and_comes_again_is_not_flagged_whatever_deletes_says_now(
+    pipeline: Pipeline, deletes: str
+) -> None:
+    for setting, rows in (("soft", ["I", "D"]), (deletes, ["I"])):
+        pipeline.configure(tables={"fair/t": table_config("t", ["id"], deletes=setting)})
+        pipeline.migrate()
+        body = parquet({"Op": rows, "id": [1] * len(rows)})
+        assert pipeline.deliver(pipeline.put(f"fair/t/20241124-{3 - len(rows)}.parquet", body)) == []
+    assert pipeline.sql('SELECT "id", "_cdc_deleted" FROM t') == [[1, False]]
 
 
 def test_a_full_load_whose_key_holds_glob_characters_reads_only_itself(pipeline: Pipeline) -> None:

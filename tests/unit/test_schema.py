@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import UTC, date, datetime, time
 from decimal import Decimal
 from typing import Any
@@ -75,6 +76,23 @@ def values(arrow: pa.DataType, *items: Any) -> pa.ChunkedArray:
 )  # fmt: skip
 def test_values_that_fit_keep_every_digit(have: pa.DataType, item: Any, want: str, result: Any) -> None:
     assert cast("f", "c", values(have, item, None), Column("c", want), "t").to_pylist() == [result, None]
+
+
+@pytest.mark.parametrize("make", [pa.decimal32, pa.decimal64, pa.decimal128, pa.decimal256])
+@pytest.mark.parametrize("scale", [0, 2, 6, 7, 8, 9])
+def test_decimals_become_text_with_all_their_digits(make: Callable[[int, int], pa.DataType], scale: int) -> None:
+    numbers = [Decimal(n).scaleb(-scale) for n in (0, 1, -1, 12, -100, 999_999_999, -999_999_999)]
+    texts = [f"{number:.{scale}f}" for number in numbers]
+    found = cast("f", "c", values(make(9, scale), *numbers, None)[1:], Column("c", "TEXT"), "t")
+    assert found.to_pylist() == [*texts[1:], None]
+    listed = values(pa.list_(pa.list_(make(9, scale))), [numbers[:1]], None, [numbers[1:3], None, []], [], [numbers])
+    assert cast("f", "c", listed[1:], Column("c", "ARRAY(ARRAY(TEXT))"), "t").to_pylist() == [
+        None,
+        [texts[1:3], None, []],
+        [],
+        [texts],
+    ]
+    assert cast("f", "c", values(make(9, scale))[:0], Column("c", "TEXT"), "t").to_pylist() == []
 
 
 @pytest.mark.parametrize(

@@ -153,6 +153,16 @@ def test_change_seq_orders_across_files_and_rows() -> None:
     assert [r["v"] for r in staged([late, early], by_seq)] == [9]
 
 
+@pytest.mark.parametrize(
+    ("by", "values"),
+    [("number", ["9", "10"]), ("change_seq", ["9", "10"]), ("timestamp", ["2024-01-01", "2024-01-02"])],
+)
+def test_order_columns_may_be_dictionaries(by: str, values: list[str]) -> None:
+    ordered = table(order={"by": by, "column": "n"})
+    texts = pa.array([values[1], values[0]]).dictionary_encode()
+    assert [r["v"] for r in staged([read(body(id=[1, 1], v=[2, 1], n=texts), ordered)], ordered)] == [2]
+
+
 def test_timestamps_are_read_as_times_not_as_text() -> None:
     by_time = table(order={"by": "timestamp", "column": "ts"})
     first = read(body(Op=["U"], id=[1], v=[1], ts=["2024-01-01 10:00:00.5"]), by_time, 2)
@@ -243,6 +253,51 @@ def test_a_refused_full_load_is_not_looked_through_when_time_is_short() -> None:
     assert "character zero" in explained(whole, seconds=SPARE_SECONDS + 30)
 
 
+class Held:
+    """The most that pyarrow holds within a `with` block."""
+
+    def __enter__(self) -> Held:
+        self._before, self._pool = pa.default_memory_pool(), pa.proxy_memory_pool(pa.default_memory_pool())
+        pa.set_memory_pool(self._pool)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pa.set_memory_pool(self._before)
+        self.peak_bytes = self._pool.max_memory() or 0
+
+
+@pytest.mark.parametrize("dictionary", [False, True])
+@pytest.mark.parametrize("kind", Kind)
+def test_a_small_file_of_long_repeated_text_takes_no_more_than_its_room(kind: Kind, dictionary: bool) -> None:
+    """A gigabyte, once its rows are read; by its footer, 60 kB."""
+    long = pa.DictionaryArray.from_arrays(pa.array([0] * 16_384), ["x" * 60_000])
+    buffer = io.BytesIO()
+    pq.write_table(pa.table({"id": range(16_384), "v": long}), buffer, store_schema=dictionary)
+    whole = buffer.getvalue()
+    assert len(whole) < 200_000
+    target = [Column("id", "BIGINT"), Column("v", "TEXT", nullable=False)]  # so that a full load's is looked through
+    with Held() as held:
+        if kind is Kind.CHANGE:
+            with pytest.raises(TooLargeError):
+                read(whole, table(), kind=kind, target=target)
+        else:
+            assert read(whole, table(), kind=kind, target=target).rows is None
+    assert held.peak_bytes < 100_000_000
+
+
+def test_want_of_memory_is_not_laid_on_the_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any, **__: Any) -> Any:
+        raise pa.ArrowMemoryError("malloc of size 64 failed")
+
+    for where in ("iter_batches", "__init__"):
+        with monkeypatch.context() as patch:
+            patch.setattr(pq.ParquetFile, where, fail)
+            with pytest.raises(MemoryError):
+                read(body(id=[1]), table())
+            with pytest.raises(MemoryError):
+                read(body(id=[1]), table(), kind=Kind.FULL)
+
+
 @pytest.mark.parametrize("use_dictionary", [True, False])
 def test_what_looking_through_a_refused_full_load_needs_is_bounded(use_dictionary: bool) -> None:
     """Of 200 MB of text in one row group, 100 kB in each row, a few batches and a page are held at once."""
@@ -256,15 +311,9 @@ def test_what_looking_through_a_refused_full_load_needs_is_bounded(use_dictionar
         write_batch_size=16,
     )
     whole = buffer.getvalue()
-    before, pool = pa.default_memory_pool(), pa.proxy_memory_pool(pa.default_memory_pool())
-    pa.set_memory_pool(pool)
-    try:
+    with Held() as held:
         assert explained(whole) == ""
-    finally:
-        pa.set_memory_pool(before)
-    peak = pool.max_memory()
-    assert peak is not None
-    assert peak < 60_000_000
+    assert held.peak_bytes < 60_000_000
 
 
 def test_a_full_load_checks_its_keys_and_stages_nothing() -> None:
@@ -308,15 +357,9 @@ def peak_of_a_full_load(rows: int) -> int:
     """The most that pyarrow holds while a full-load file of two columns is looked through, one of them cast."""
     file = grouped(rows, 2000, amount=pa.array(range(rows), pa.int32()))
     target = (Column("id", "BIGINT"), Column("amount", "NUMERIC(12, 0)"))
-    before, pool = pa.default_memory_pool(), pa.proxy_memory_pool(pa.default_memory_pool())
-    pa.set_memory_pool(pool)
-    try:
+    with Held() as held:
         assert read(file, table(), kind=Kind.FULL, target=target).rows is None
-    finally:
-        pa.set_memory_pool(before)
-    peak = pool.max_memory()
-    assert peak is not None
-    return peak
+    return held.peak_bytes
 
 
 def test_what_a_full_load_needs_does_not_grow_with_it() -> None:
