@@ -31,7 +31,7 @@ from firebolt_cdc.deadline import Deadline, LambdaContext
 from firebolt_cdc.engine import Engine
 from firebolt_cdc.errors import CdcError, FailureClass, PermanentError
 from firebolt_cdc.events import Origin
-from firebolt_cdc.files import Kind, SkippedError, identify
+from firebolt_cdc.files import FileVersion, Kind, SkippedError, identify
 from firebolt_cdc.ledger import with_conflict_retries
 from firebolt_cdc.plan import NothingToReloadError
 from firebolt_cdc.protocol import SweepAction
@@ -83,7 +83,6 @@ class Unfinished:
     object_key: str
     etag: str
     turn: str
-    target: str
     enqueued_lately: bool
 
 
@@ -189,7 +188,7 @@ class Cleanup:
     def _unfinished(self) -> list[list[Unfinished]]:
         """The pipeline's unfinished rows in chunks, those that a person typed first."""
         rows = self._engine.query(
-            f"SELECT {ledger.ROW_COLUMNS}, bucket, object_key, etag, turn, COALESCE(target_table, turn), "
+            f"SELECT {ledger.ROW_COLUMNS}, bucket, object_key, etag, turn, "
             "CASE WHEN enqueued_at > DATE_ADD('second', ?, CURRENT_TIMESTAMP) THEN 1 ELSE 0 END "
             "FROM cdc_processed_files WHERE pipeline = ? AND status NOT IN ('completed', 'skipped') "
             "ORDER BY CASE WHEN status <> recorded_status THEN 0 ELSE 1 END, processed_at",
@@ -202,22 +201,36 @@ class Cleanup:
                 str(r[8]),
                 str(r[9]),
                 str(r[10]),
-                str(r[11]),
-                bool(int(r[12])),
+                bool(int(r[11])),
             )
             for r in rows
         ]
         return [found[i : i + CHUNK] for i in range(0, len(found), CHUNK)]
 
     def _applied(self, rows: Sequence[Unfinished], turns: dict[str, protocol.Turn]) -> set[str]:
-        """The file ids among these that stand in `cdc_applied` for their target's generation."""
+        """The file ids among these that stand in `cdc_applied` for the target that they have now, in its generation.
+
+        A file that was applied to another target is still to be loaded into this one. One that no table takes any more
+        is done wherever it was applied.
+        """
         if not rows:
             return set()
         ids = [u.row.file_id for u in rows]
-        found = self._engine.query(
-            f"SELECT file_id, target_table, generation FROM cdc_applied WHERE file_id IN ({marks(ids)})", ids
-        )
-        return {str(r[0]) for r in found if str(r[1]) not in turns or turns[str(r[1])].generation == int(r[2])}
+        found = self._engine.query(f"SELECT file_id, applied_id FROM cdc_applied WHERE file_id IN ({marks(ids)})", ids)
+        lines: dict[str, set[str]] = {}
+        for file_id, applied_id in found:
+            lines.setdefault(str(file_id), set()).add(str(applied_id))
+        applied = set()
+        for u in rows:
+            try:
+                file = identify(self._config, FileVersion(u.bucket, u.object_key, u.etag))
+                turn = turns.get(file.turn)
+                wanted = {file.applied_id(turn.generation if turn else 1)}
+            except PermanentError:
+                wanted = lines.get(u.row.file_id, set())
+            if wanted & lines.get(u.row.file_id, set()):
+                applied.add(u.row.file_id)
+        return applied
 
     def _mend(self, rows: Sequence[Unfinished]) -> int:
         return self._mark(

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
 from firebolt_cdc import loader
 from firebolt_cdc.apply import Applier
 from firebolt_cdc.errors import PermanentError
-from support import Pipeline, sessions
+from support import Pipeline, parquet, sessions, table_config
 
 ONE = "fair/sessions/20241124-1.parquet"
 TWO = "fair/sessions/20241124-2.parquet"
@@ -213,3 +214,32 @@ def test_a_status_that_nobody_knows_is_tried_again(pipeline: Pipeline) -> None:
     assert pipeline.deliver(pipeline.put(ONE, b"junk")) == []
     pipeline.sql("UPDATE cdc_processed_files SET status = 'PENDING'")
     assert pipeline.clean("sweep")["sweep"]["requeued"] == 1
+
+
+def test_a_file_that_fails_in_its_new_target_stays_failed_though_another_has_it(pipeline: Pipeline) -> None:
+    key = "fair/new/20241124-1.parquet"
+    pipeline.configure(unlisted_tables="append")
+    pipeline.deliver(pipeline.put(key, parquet({"Op": ["I"], "sid": pa.array([None], pa.int64())})))
+    assert pipeline.ledger() == {key: ("completed", None)}, "an append table takes a row without key"
+    pipeline.configure(tables=pipeline.config["tables"] | {"fair/new": table_config("new", ["sid"])})
+    pipeline.migrate()
+    assert pipeline.clean("reconcile")["reconcile"]["missing"] == 1
+    pipeline.drain()
+    assert pipeline.ledger() == {key: ("failed", "permanent")}
+    assert len(pipeline.take(pipeline.dlq)) == 1
+    assert pipeline.clean("sweep")["sweep"]["mended"] == 0
+    assert pipeline.ledger() == {key: ("failed", "permanent")}
+    assert pipeline.clean("reconcile")["reconcile"]["missing"] == 0
+
+
+def test_a_row_that_differs_from_what_is_applied_is_mended_also_of_a_table_that_left_the_map(
+    pipeline: Pipeline,
+) -> None:
+    pipeline.deliver(pipeline.put(ONE, sessions(("I", 1, "a"))))
+    failed = "UPDATE cdc_processed_files SET status = 'failed', recorded_status = 'failed', error_class = 'permanent'"
+    pipeline.sql(failed)
+    assert pipeline.clean("sweep")["sweep"]["mended"] == 1
+    pipeline.sql(failed)
+    pipeline.configure(tables={"fair/events": table_config("events")})
+    assert pipeline.clean("sweep")["sweep"]["mended"] == 1
+    assert pipeline.ledger() == {ONE: ("completed", None)}
