@@ -126,11 +126,10 @@ class Cleanup:
         """Free expired turns, then decide about each unfinished row (`protocol.decide_sweep`)."""
         freed = self._free_expired()
         room = max(0, self._config.cleanup.queue_limit - self._queues.depth())
-        counts = {"turns_freed": freed, "mended": 0, "reset": 0, "requeued": 0, "left": 0}
-        chunks = self._unfinished()
+        chunks, waiting = self._unfinished()
+        counts = {"turns_freed": freed, "mended": 0, "reset": 0, "requeued": 0, "left": waiting}
         turns = self._turns()  # after the rows: a row's worker that does not hold its turn by now is gone
         holders = {turn.holder: turn for turn in turns.values() if turn.holder is not None}
-        waiting = 0
         for unfinished in chunks:
             applied = self._applied(unfinished, turns)
             groups: dict[SweepAction, list[Unfinished]] = {action: [] for action in SweepAction}
@@ -185,15 +184,38 @@ class Cleanup:
             }
             return ledger.read_turns(tx, names) if names else {}
 
-    def _unfinished(self) -> list[list[Unfinished]]:
-        """The pipeline's unfinished rows in chunks, those that a person typed first."""
-        rows = self._engine.query(
-            f"SELECT {ledger.ROW_COLUMNS}, bucket, object_key, etag, turn, "
-            "CASE WHEN enqueued_at > DATE_ADD('second', ?, CURRENT_TIMESTAMP) THEN 1 ELSE 0 END "
-            "FROM cdc_processed_files WHERE pipeline = ? AND status NOT IN ('completed', 'skipped') "
-            "ORDER BY CASE WHEN status <> recorded_status THEN 0 ELSE 1 END, processed_at",
-            [-self._config.cleanup.sweep_interval_seconds, self._config.source.pipeline],
+    def _unfinished(self) -> tuple[list[list[Unfinished]], int]:
+        """The pipeline's unfinished rows in chunks, those that a person typed first; and how many more there are.
+
+        Left out are those that nothing but a person moves (`protocol.needs_operator`, not typed), of which there may be
+        any number, unless `cdc_applied` has their version.
+        """
+        pipeline = self._config.source.pipeline
+        unfinished = "f.pipeline = ? AND f.status NOT IN ('completed', 'skipped')"
+        at_rest = (
+            "(f.status = f.recorded_status AND ((f.status = 'failed' AND (COALESCE(f.error_class, '') IN (?, ?) "
+            "OR f.alone_count >= ?)) OR (f.status = 'pending' AND COALESCE(f.error_class, '') = ?)))"
         )
+        final = [FailureClass.PERMANENT, FailureClass.GONE, self._config.loader.max_attempts, FailureClass.HELD]
+        columns = (
+            f"SELECT {', '.join(f'f.{c}' for c in ledger.ROW_COLUMNS.split(', '))}, f.bucket, f.object_key, f.etag, "
+            "f.turn, CASE WHEN f.enqueued_at > DATE_ADD('second', ?, CURRENT_TIMESTAMP) THEN 1 ELSE 0 END "
+            "FROM cdc_processed_files AS f"
+        )
+        interval = -self._config.cleanup.sweep_interval_seconds
+        rows = self._engine.query(
+            f"{columns} WHERE {unfinished} AND NOT {at_rest} "
+            "ORDER BY CASE WHEN f.status <> f.recorded_status THEN 0 ELSE 1 END, f.processed_at",
+            [interval, pipeline, *final],
+        )
+        applied = self._engine.query(
+            f"{columns} INNER JOIN cdc_applied AS a ON a.file_id = f.file_id WHERE {unfinished} AND {at_rest}",
+            [interval, pipeline, *final],
+        )
+        resting = self._engine.query(
+            f"SELECT COUNT(*) FROM cdc_processed_files AS f WHERE {unfinished} AND {at_rest}", [pipeline, *final]
+        )
+        once = list({str(r[0]): r for r in applied}.values())
         found = [
             Unfinished(
                 ledger.ledger_row(r[:7]),
@@ -203,9 +225,10 @@ class Cleanup:
                 str(r[10]),
                 bool(int(r[11])),
             )
-            for r in rows
+            for r in [*rows, *once]
         ]
-        return [found[i : i + CHUNK] for i in range(0, len(found), CHUNK)]
+        chunks = [found[i : i + CHUNK] for i in range(0, len(found), CHUNK)]
+        return chunks, max(0, int(resting[0][0]) - len(once))
 
     def _applied(self, rows: Sequence[Unfinished], turns: dict[str, protocol.Turn]) -> set[str]:
         """The file ids among these that stand in `cdc_applied` for the target that they have now, in its generation.

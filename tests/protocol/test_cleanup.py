@@ -7,10 +7,11 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from firebolt_cdc import loader
+from firebolt_cdc import cleanup, loader
 from firebolt_cdc.apply import Applier
+from firebolt_cdc.engine import Engine
 from firebolt_cdc.errors import PermanentError
-from support import Pipeline, parquet, sessions, table_config
+from support import PREFIX, Pipeline, parquet, sessions, table_config
 
 ONE = "fair/sessions/20241124-1.parquet"
 TWO = "fair/sessions/20241124-2.parquet"
@@ -243,3 +244,49 @@ def test_a_row_that_differs_from_what_is_applied_is_mended_also_of_a_table_that_
     pipeline.configure(tables={"fair/events": table_config("events")})
     assert pipeline.clean("sweep")["sweep"]["mended"] == 1
     assert pipeline.ledger() == {ONE: ("completed", None)}
+
+
+def test_a_sweep_costs_no_more_for_the_rows_that_only_a_person_moves(
+    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    statements: list[str] = []
+    counted: dict[str, float] = {}
+    query = Engine.query
+
+    def counting(engine: Engine, sql: str, parameters: Any = ()) -> Any:
+        statements.append(sql)
+        return query(engine, sql, parameters)
+
+    monkeypatch.setattr(cleanup, "count", lambda name, value=1, *_: counted.update({name: value}))
+    monkeypatch.setattr(Engine, "query", counting)
+
+    def sweep() -> tuple[dict[str, int], int]:
+        statements.clear()
+        return pipeline.clean("sweep")["sweep"], len(statements)
+
+    pipeline.deliver(pipeline.put(ONE, sessions(("I", 1, "a"))))
+    pipeline.deliver(pipeline.put(TWO, b"junk"))
+    _, few = sweep()
+    ways = [("failed", "permanent", 0), ("failed", "gone", 0), ("failed", "transient", 3), ("pending", "held", 0)]
+    for status, error_class, alone in ways:
+        values = ", ".join(
+            f"('{n}', '{status}', '{error_class}{n}', '{pipeline.bucket}/{PREFIX}', 'sessions', '{pipeline.bucket}', "
+            f"'k', 'e', '{status}', {alone}, '{error_class}')"
+            for n in range(150)
+        )
+        pipeline.sql(
+            "INSERT INTO cdc_processed_files (file_key, status, file_id, pipeline, turn, bucket, object_key, etag, "
+            f"recorded_status, alone_count, error_class) VALUES {values}"
+        )
+    counts, many = sweep()
+    assert (counts["left"], counts["requeued"], counted["FilesNeedingOperator"]) == (601, 0, 601)
+    assert many == few
+    pipeline.sql(
+        f"UPDATE cdc_processed_files SET status = 'failed', recorded_status = 'failed', error_class = 'gone' "
+        f"WHERE file_key = '{ONE}'"
+    )
+    assert sweep()[0]["mended"] == 1, "it is applied"
+    assert pipeline.ledger()[ONE] == ("completed", None)
+    pipeline.sql("UPDATE cdc_processed_files SET status = 'pending' WHERE error_class = 'transient'")
+    counts, _ = sweep()
+    assert (counts["left"], counts["requeued"]) == (451, 150)
