@@ -407,12 +407,23 @@ class Ledger:
         )
 
     def record_unclaimed(
-        self, version: FileVersion, file_key: str, status: Status, failure: FailureClass | None, message: str
+        self,
+        version: FileVersion,
+        file_key: str,
+        status: Status,
+        failure: FailureClass | None,
+        message: str,
+        *,
+        anywhere: bool = True,
     ) -> bool:
         """Write the ledger row of a file that no table takes (unlisted, unreadable name, gone before its look-up).
 
+        Args:
+            anywhere: a version that was applied to any target is done (its table left the map since). False for one
+                that has a target, which the claim has looked for.
+
         Returns:
-            False where the version is applied already (its table left the map since): nothing is written.
+            False where the version is applied already: nothing is written.
         """
         turn = self._config.unlisted_turn
 
@@ -420,7 +431,8 @@ class Ledger:
             with self._engine.transaction() as tx:
                 if turn not in read_turns(tx, {turn}, first=True):
                     raise LedgerUnavailableError(f"{turn} has no row in cdc_tables: run the migrate function")
-                if tx.execute("SELECT 1 FROM cdc_applied WHERE file_id = ? LIMIT 1", [version.file_id]):
+                done = "SELECT 1 FROM cdc_applied WHERE file_id = ? LIMIT 1"
+                if anywhere and tx.execute(done, [version.file_id]):
                     return False
                 known = read_rows(tx, [version.file_id])
                 self._touch_turns(tx, {turn})

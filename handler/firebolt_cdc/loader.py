@@ -192,11 +192,16 @@ class Worker:
             self._refuse(version, Status.FAILED, error)
         return None
 
-    def _refuse(self, version: FileVersion, status: Status, error: CdcError) -> None:
-        """Write down a file that no table takes; if that cannot be written, the file waits."""
+    def _refuse(self, version: FileVersion, status: Status, error: CdcError, *, anywhere: bool = True) -> None:
+        """Write down a file that no table takes; if that cannot be written, the file waits.
+
+        `anywhere`: see `Ledger.record_unclaimed`.
+        """
         key = files.file_key(self._config, version.key)
         try:
-            written = self._ledger.record_unclaimed(version, key, status, error.failure_class, str(error))
+            written = self._ledger.record_unclaimed(
+                version, key, status, error.failure_class, str(error), anywhere=anywhere
+            )
         except CdcError as unwritten:
             self._ledger_failed([version], unwritten)
             return
@@ -233,8 +238,8 @@ class Worker:
                 self._end(version, Ending.WAITING, reason, FailureClass.CONFLICT)
             elif c.decision.verdict is Verdict.HOLD:
                 self._end(version, Ending.HELD, reason, FailureClass.HELD)
-            elif c.decision.verdict is Verdict.REJECT and c.decision.unknown:
-                self._refuse(version, Status.FAILED, PermanentError(f"{version}: {reason}"))
+            elif c.decision.verdict is Verdict.REJECT and c.decision.foreign:
+                self._refuse(version, Status.FAILED, PermanentError(f"{version}: {reason}"), anywhere=False)
             elif c.decision.verdict is Verdict.REJECT:
                 self._end(version, Ending.REJECTED, reason, FailureClass.PERMANENT)
             else:

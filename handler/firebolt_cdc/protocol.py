@@ -109,8 +109,9 @@ class Decision:
     """Its attempts are used up and its ledger row does not say so: it becomes `failed`."""
     earlier: bool = False
     """It is applied in an earlier generation only: a duplicate, unless its object was written again since."""
-    unknown: bool = False
-    """It has no ledger row and this claim writes none: its refusal is written down under the shared turn."""
+    foreign: bool = False
+    """No turn of this pipeline is the target's, so the claim writes nothing: the refusal is written down under the
+    shared turn."""
 
 
 def decide_claim(
@@ -147,7 +148,7 @@ def decide_claim(
             Verdict.REJECT,
             f"the target belongs to the pipeline {turn.pipeline}; two pipelines cannot fill one table: "
             "list it in `tables` with another target",
-            unknown=row is None,
+            foreign=True,
         )
     fresh = row is not None and row.typed and row.status == Status.PENDING
     if row is not None and not fresh:
