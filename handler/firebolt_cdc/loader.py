@@ -137,7 +137,7 @@ class Worker:
         self._written_again: dict[FileVersion, Candidate] = {}
         """What an earlier generation had, and DMS has written again since: claimed once more."""
         self._first_changes: dict[str, list[datetime]] = {}
-        """When the changes on the first page of a folder's listing were written."""
+        """When the changes of a source table on the first page of its folder's listing were written."""
         self._untried = False
         """Whether rows of this claim may still say `processing` although nobody works on them."""
 
@@ -435,17 +435,17 @@ class Worker:
             [c.file.target, c.generation, Kind.CHANGE],
         )
         found = [rows[0][0]] if rows and rows[0][0] is not None else []
-        folder = files.folder(self._config, c.file.source_table)
-        if folder not in self._first_changes:
-            self._first_changes[folder] = [
+        source_table = c.file.source_table
+        if source_table not in self._first_changes:
+            self._first_changes[source_table] = [
                 info.last_modified
-                for info in self._storage.first_objects(folder)
-                if files.kind_of(self._config, info.version) is Kind.CHANGE
+                for info in self._storage.first_objects(files.folder(self._config, source_table))
+                if files.is_change(self._config, info.version, source_table)
             ]
         after = self._config.source.start_after
         found += [
             m
-            for m in self._first_changes[folder]
+            for m in self._first_changes[source_table]
             if (c.superseded_before is None or m >= c.superseded_before) and (after is None or m > after)
         ]
         return min(found, default=None)

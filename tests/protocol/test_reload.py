@@ -148,6 +148,21 @@ def test_the_files_of_one_full_load_are_no_reload_whenever_their_events_come(pip
     assert target(pipeline) == [[1, "ann2"], [2, "bob"]]
 
 
+def test_changes_of_a_table_whose_folder_lies_in_anothers_do_not_hold_its_full_load(pipeline: Pipeline) -> None:
+    outer = table_config("outer", ["sid"], files={"path": "fair/"})
+    inner = table_config("inner", ["sid"], files={"path": "fair/inner/"})
+    pipeline.configure(tables={"fair/outer": outer, "fair/inner": inner})
+    pipeline.migrate()
+    assert pipeline.deliver(pipeline.put("fair/inner/20241124-1.parquet", sessions(("I", 1, "a")))) == []
+    later()
+    assert pipeline.deliver(pipeline.put("fair/LOAD00000001.parquet", full((1, "a")))) == []
+    assert pipeline.ledger()["fair/LOAD00000001.parquet"] == ("completed", None)
+    pipeline.put("fair/20241124-1.parquet", sessions(("U", 1, "b")))
+    later()
+    assert pipeline.deliver(pipeline.put("fair/LOAD00000002.parquet", full((1, "c")))) == []
+    assert pipeline.ledger()["fair/LOAD00000002.parquet"] == ("pending", "held"), "its own do"
+
+
 def test_nothing_to_reload_from(pipeline: Pipeline) -> None:
     pipeline.deliver(pipeline.put(LOAD.format(1), full((1, "ann"))))
     with pytest.raises(PermanentError, match="nothing to reload from; --everything"):
