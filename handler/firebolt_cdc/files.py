@@ -79,6 +79,11 @@ class SourceFile:
         """The target table's name."""
         return self.table.target
 
+    @property
+    def listed(self) -> bool:
+        """Whether the table map has its table."""
+        return self.turn == self.target
+
     def applied_id(self, generation: int) -> str:
         """See `FileVersion.applied_id`."""
         return self.version.applied_id(self.target, generation)

@@ -110,7 +110,7 @@ class Ledger:
             reloaded = [c.file for c in candidates if generations[c.file.version] > 1 and not c.written_again]
             earlier = read_earlier(tx, reloaded, generations)
             rows = read_rows(tx, [file.version.file_id for file in files])
-            owners = self._read_owners(tx, {file.target for file in files if file.turn != file.target}, turns)
+            owners = self._read_owners(tx, {file.target for file in files if not file.listed}, turns)
             reloads = read_reloads(tx, [file for file in files if file.kind is Kind.FULL], generations)
             claimed = [
                 Claimed(
@@ -147,7 +147,7 @@ class Ledger:
         turn = turns.get(file.turn)
         if turn is not None and owner is not None:
             turn = replace(turn, pipeline=owner)
-        elif file.turn != file.target and file.target in turns:
+        elif not file.listed and file.target in turns:
             return Decision(Verdict.WAIT, f"{file.target} has just got a turn of its own; the next version loads it")
         return protocol.decide_claim(
             applied=applied and self._config.deduplication_enabled,
@@ -158,6 +158,7 @@ class Ledger:
             order_format=file.table.order_format,
             max_attempts=self._config.loader.max_attempts,
             reloaded=reloaded,
+            listed=file.listed,
         )
 
     def _read_owners(self, tx: Transaction, targets: set[str], turns: dict[str, Turn]) -> dict[str, str]:

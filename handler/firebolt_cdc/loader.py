@@ -59,7 +59,7 @@ from firebolt_cdc.events import Delivery, Origin
 from firebolt_cdc.files import FileVersion, Kind, SkippedError, SourceFile
 from firebolt_cdc.ledger import Candidate, Claimed, Ledger
 from firebolt_cdc.parquet import TooLargeError, room_bytes
-from firebolt_cdc.protocol import RELOADED, WAY_OUT, Status, Verdict
+from firebolt_cdc.protocol import RELOADED, Status, Verdict, way_out
 from firebolt_cdc.queues import Queues, bodies
 from firebolt_cdc.schema import CHANGE_LENGTH, RESERVED, Column, add_column
 from firebolt_cdc.stage import Counts, Prepared, prepare
@@ -425,7 +425,7 @@ class Worker:
         if first is not None and first < info.last_modified:
             raise HeldError(
                 f"{RELOADED}: the full-load file {c.file.file_key} ({info.last_modified}) is newer than the table's "
-                f"first change ({first}). {WAY_OUT.format(c.file.target)}"
+                f"first change ({first}). {way_out(c.file.target if c.file.listed else None)}"
             )
 
     def _first_change(self, c: Claimed) -> datetime | None:

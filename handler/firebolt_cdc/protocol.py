@@ -77,10 +77,20 @@ class LedgerRow:
 
 
 RELOADED = "DMS has reloaded the table"
-WAY_OUT = (
-    "Merging the new full load would leave rows that the source no longer has: when it is complete, run "
-    "firebolt-cdc reload {}. (firebolt-cdc retry merges the file all the same.)"
-)
+
+
+def way_out(table: str | None) -> str:
+    """What to do about a full load that was written anew; `table` is None where the table map does not list it."""
+    if table is None:
+        return (
+            "Appending the new full load would repeat its rows: list the table in `tables` and apply, then run "
+            "firebolt-cdc reload TABLE or, if that finds nothing to reload from, firebolt-cdc retry FILE. (While it is "
+            "not listed, firebolt-cdc retry FILE appends the file all the same.)"
+        )
+    return (
+        "Merging the new full load would leave rows that the source no longer has: when it is complete, run "
+        f"firebolt-cdc reload {table}. (firebolt-cdc retry FILE merges the file all the same.)"
+    )
 
 
 class Verdict(StrEnum):
@@ -124,6 +134,7 @@ def decide_claim(
     max_attempts: int,
     earlier: bool = False,
     reloaded: bool = False,
+    listed: bool = True,
 ) -> Decision:
     """Decide about one file version from what one transaction has read.
 
@@ -137,6 +148,7 @@ def decide_claim(
         max_attempts: how often a file may be tried alone.
         earlier: it stands there for an earlier generation, which a reload has superseded (or False, likewise).
         reloaded: it is a full-load file whose key was applied with other content, in the table's generation.
+        listed: the table map has its table, so that the turn is the target's own.
     """
     if applied or earlier:
         mend = row is not None and row.status != Status.COMPLETED
@@ -167,7 +179,8 @@ def decide_claim(
     if reloaded and not fresh:
         return Decision(
             Verdict.HOLD,
-            f"{RELOADED}: a full-load file of this name was applied with other content. {WAY_OUT.format(turn.name)}",
+            f"{RELOADED}: a full-load file of this name was applied with other content. "
+            f"{way_out(turn.name if listed else None)}",
         )
     if row is not None and not fresh and row.alone_count >= max_attempts:
         return Decision(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -187,6 +188,21 @@ def test_a_reloaded_full_load_is_held_until_a_person_decides(pipeline: Pipeline)
     )  # what `firebolt-cdc retry --yes` writes
     assert pipeline.deliver(again) == []
     assert target(pipeline) == [[1, "new"], [2, "gone"]]
+
+
+@pytest.mark.parametrize("again", ["LOAD00000001", "LOAD00000002"])
+def test_a_reload_of_an_unlisted_table_names_a_way_out_that_works(pipeline: Pipeline, again: str) -> None:
+    pipeline.configure(unlisted_tables="append")
+    pipeline.deliver(pipeline.put("fair/new/LOAD00000001.parquet", sessions(("I", 1, "old"), ("I", 2, "gone"))))
+    pipeline.put("fair/new/20241124-1.parquet", sessions(("U", 1, "b")))
+    time.sleep(1.1)
+    event = pipeline.put(f"fair/new/{again}.parquet", sessions(("I", 1, "new")))
+    pipeline.deliver(event)
+    said = pipeline.sql.value("SELECT error_message FROM cdc_processed_files WHERE error_class = 'held'")
+    assert "list the table in `tables`" in said
+    assert "retry FILE" in said
+    assert "firebolt-cdc reload fair__new" not in said
+    assert "reload *" not in said
 
 
 def test_an_engine_that_reads_other_rows_than_the_file_has_applies_nothing(
