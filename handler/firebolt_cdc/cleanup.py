@@ -13,6 +13,7 @@ All but `reconcile` leave an engine that has stopped itself asleep: without load
 
 from __future__ import annotations
 
+import contextlib
 import io
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -82,7 +83,6 @@ class Unfinished:
     bucket: str
     object_key: str
     etag: str
-    turn: str
     enqueued_lately: bool
 
 
@@ -136,7 +136,7 @@ class Cleanup:
             for u in unfinished:
                 action = protocol.decide_sweep(
                     applied=u.row.file_id in applied,
-                    turn=holders.get(str(u.row.claim_id)) or turns.get(u.turn),
+                    turn=holders.get(str(u.row.claim_id)) or turns.get(u.row.turn),
                     row=u.row,
                     max_attempts=self._config.loader.max_attempts,
                     enqueued_lately=u.enqueued_lately,
@@ -198,8 +198,8 @@ class Cleanup:
         )
         final = [FailureClass.PERMANENT, FailureClass.GONE, self._config.loader.max_attempts, FailureClass.HELD]
         columns = (
-            f"SELECT {', '.join(f'f.{c}' for c in ledger.ROW_COLUMNS.split(', '))}, f.bucket, f.object_key, f.etag, "
-            "f.turn, CASE WHEN f.enqueued_at > DATE_ADD('second', ?, CURRENT_TIMESTAMP) THEN 1 ELSE 0 END "
+            f"SELECT {', '.join(f'f.{c}' for c in ledger.ROW_COLUMNS)}, f.bucket, f.object_key, f.etag, "
+            "CASE WHEN f.enqueued_at > DATE_ADD('second', ?, CURRENT_TIMESTAMP) THEN 1 ELSE 0 END "
             "FROM cdc_processed_files AS f"
         )
         interval = -self._config.cleanup.sweep_interval_seconds
@@ -217,14 +217,7 @@ class Cleanup:
         )
         once = list({str(r[0]): r for r in applied}.values())
         found = [
-            Unfinished(
-                ledger.ledger_row(r[:7]),
-                str(r[7]),
-                str(r[8]),
-                str(r[9]),
-                str(r[10]),
-                bool(int(r[11])),
-            )
+            Unfinished(ledger.ledger_row(r[:-4]), str(r[-4]), str(r[-3]), str(r[-2]), bool(int(r[-1])))
             for r in [*rows, *once]
         ]
         chunks = [found[i : i + CHUNK] for i in range(0, len(found), CHUNK)]
@@ -426,14 +419,7 @@ class Cleanup:
         Raises:
             CdcError: a reload failed; the others were tried all the same.
         """
-        held = {
-            str(r[0])
-            for r in self._engine.query(
-                "SELECT DISTINCT turn FROM cdc_processed_files WHERE pipeline = ? AND kind = ? AND status = 'pending' "
-                "AND error_class = ?",
-                [self._config.source.pipeline, Kind.FULL, FailureClass.HELD],
-            )
-        }
+        held = self._held_full_loads() if any(t.reload is Reloads.AUTO for t in self._config.tables.values()) else set()
         counts = {"reloaded": 0, "still_written": 0}
         failures: list[CdcError] = []
         for table in self._config.tables.values():
@@ -449,6 +435,21 @@ class Cleanup:
         if failures:
             raise failures[0]
         return counts
+
+    def _held_full_loads(self) -> set[str]:
+        """The targets of full-load files that wait for a decision, also of those held before their table was listed."""
+        rows = self._engine.query(
+            "SELECT bucket, object_key, etag FROM cdc_processed_files WHERE pipeline = ? AND status = 'pending' "
+            "AND error_class = ?",
+            [self._config.source.pipeline, FailureClass.HELD],
+        )
+        targets = set()
+        for bucket, key, etag in rows:
+            with contextlib.suppress(PermanentError):  # of no table any more
+                file = identify(self._config, FileVersion(str(bucket), str(key), str(etag)))
+                if file.kind is Kind.FULL:
+                    targets.add(file.target)
+        return targets
 
     def _reload(self, table: Table) -> str:
         work = Reload.of(self._config, self._engine, self._deadline, self._context)

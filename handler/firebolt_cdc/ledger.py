@@ -230,6 +230,7 @@ class Ledger:
                 "processed_at = CURRENT_TIMESTAMP WHERE file_id = ?",
                 [redact(c.decision.reason), c.file.version.file_id],
             )
+        self._move(tx, [c.file for c in [*winners, *holds, *given_up]], rows)
         duplicates = self._duplicates(tx, candidates, claimed)
         return bool(by_turn or new or mended or held or given_up or duplicates)
 
@@ -290,6 +291,23 @@ class Ledger:
             f"WHERE file_id IN ({marks(file_ids)})",
             [self.claim_id, self._request_id, self._function_arn, *file_ids],
         )
+
+    def _move(self, tx: Transaction, files: Sequence[SourceFile], rows: dict[str, LedgerRow]) -> None:
+        """Write into rows that exist where their files go now: the table may have been listed, or renamed, since."""
+        moved = []
+        for file in files:
+            row, now = rows.get(file.version.file_id), (file.turn, file.source_table, file.target, file.kind)
+            if row is not None and (row.turn, row.source_table, row.target_table, row.kind) != now:
+                moved.append((file.version.file_id, *now))
+        if moved:
+            columns = ("file_id", "turn", "source_table", "target_table", "kind")
+            first = f"SELECT {', '.join(f'? AS {column}' for column in columns)}"
+            new = " UNION ALL ".join([first, *[f"SELECT {marks(columns)}"] * (len(moved) - 1)])
+            tx.execute(
+                f"UPDATE cdc_processed_files SET {', '.join(f'{c} = m.{c}' for c in columns[1:])} "
+                f"FROM ({new}) AS m WHERE cdc_processed_files.file_id = m.file_id",
+                [value for line in moved for value in line],
+            )
 
     def _duplicates(self, tx: Transaction, candidates: Sequence[Candidate], claimed: Sequence[Claimed]) -> int:
         values: list[object] = []
@@ -536,12 +554,24 @@ def read_reloads(tx: Transaction, files: Sequence[SourceFile], generations: dict
     }
 
 
-ROW_COLUMNS = "file_id, status, recorded_status, claim_id, alone_count, error_class, error_message"
+ROW_COLUMNS = (
+    "file_id",
+    "status",
+    "recorded_status",
+    "claim_id",
+    "alone_count",
+    "error_class",
+    "error_message",
+    "turn",
+    "source_table",
+    "target_table",
+    "kind",
+)
 
 
 def ledger_row(values: Sequence[object]) -> LedgerRow:
     """A row of a SELECT of ROW_COLUMNS."""
-    file_id, status, recorded, claim_id, alone_count, error_class, error_message = values
+    file_id, status, recorded, claim_id, alone_count, error_class, error_message, turn, *names = values
     return LedgerRow(
         str(file_id),
         str(status),
@@ -550,6 +580,8 @@ def ledger_row(values: Sequence[object]) -> LedgerRow:
         int(str(alone_count)),
         None if error_class is None else str(error_class),
         None if error_message is None else str(error_message),
+        str(turn),
+        *(None if name is None else str(name) for name in names),
     )
 
 
@@ -557,7 +589,8 @@ def read_rows(tx: Transaction, file_ids: Sequence[str]) -> dict[str, LedgerRow]:
     """The ledger rows by file id."""
     if not file_ids:
         return {}
-    rows = tx.execute(f"SELECT {ROW_COLUMNS} FROM cdc_processed_files WHERE file_id IN ({marks(file_ids)})", file_ids)
+    columns = ", ".join(ROW_COLUMNS)
+    rows = tx.execute(f"SELECT {columns} FROM cdc_processed_files WHERE file_id IN ({marks(file_ids)})", file_ids)
     return {str(row[0]): ledger_row(row) for row in rows}
 
 

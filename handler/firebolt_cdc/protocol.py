@@ -56,6 +56,11 @@ class LedgerRow:
     alone_count: int
     error_class: str | None
     error_message: str | None
+    turn: str = ""
+    """The turn under which it was written last, and what the table map said then of the file."""
+    source_table: str | None = None
+    target_table: str | None = None
+    kind: str | None = None
 
     @property
     def typed(self) -> bool:

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import pyarrow as pa
 import pytest
 
-from firebolt_cdc import cleanup, loader
+from firebolt_cdc import cleanup, cli, loader
 from firebolt_cdc.apply import Applier
 from firebolt_cdc.engine import Engine
 from firebolt_cdc.errors import PermanentError
-from support import PREFIX, Pipeline, parquet, sessions, table_config
+from support import PREFIX, Command, Pipeline, parquet, sessions, table_config
 
 ONE = "fair/sessions/20241124-1.parquet"
 TWO = "fair/sessions/20241124-2.parquet"
+NO_GRACE = {"reconcile_grace_seconds": 0}
 RETRY = (  # verbatim from the deployment guide, less its age condition, which the second one has
     "UPDATE cdc_processed_files SET status = 'pending', error_message = NULL WHERE status = 'failed'"
 )
@@ -290,3 +292,50 @@ def test_a_sweep_costs_no_more_for_the_rows_that_only_a_person_moves(
     pipeline.sql("UPDATE cdc_processed_files SET status = 'pending' WHERE error_class = 'transient'")
     counts, _ = sweep()
     assert (counts["left"], counts["requeued"]) == (451, 150)
+
+
+def test_rows_of_a_table_that_is_listed_later_say_where_their_files_go(pipeline: Pipeline, command: Command) -> None:
+    names = {"full": "LOAD00000001", "change": "20241124-1", "again": "LOAD00000002", "bad": "20241124-2"}
+    keys = {name: f"fair/new/{stem}.parquet" for name, stem in names.items()}
+    pipeline.configure(unlisted_tables="skip")
+    pipeline.deliver(
+        pipeline.put(keys["full"], sessions(("I", 1, "old"), ("I", 9, "gone"))),
+        pipeline.put(keys["change"], sessions(("I", 2, "a"))),
+        pipeline.put(keys["bad"], b"junk"),
+    )
+    time.sleep(1.1)
+    pipeline.deliver(pipeline.put(keys["again"], sessions(("I", 1, "new"))))
+    listed = {"fair/new": table_config("new", ["sid"], reload="auto")}
+    pipeline.configure(tables=pipeline.config["tables"] | listed, cleanup={"reload_quiet_seconds": 0} | NO_GRACE)
+    pipeline.migrate()
+    assert pipeline.clean("reconcile")["reconcile"]["missing"] == 4
+    pipeline.drain()
+    assert {key: (status, *rest) for key, status, *rest in pipeline.sql(
+        "SELECT file_key, status, error_class, turn, source_table, target_table, kind FROM cdc_processed_files"
+    )} == {
+        keys["full"]: ("completed", None, "new", "fair/new", "new", "full"),
+        keys["change"]: ("completed", None, "new", "fair/new", "new", "change"),
+        keys["again"]: ("pending", "held", "new", "fair/new", "new", "full"),
+        keys["bad"]: ("failed", "permanent", "new", "fair/new", "new", "change"),
+    }  # fmt: skip
+    assert command(cli.retry, table="fair/new")["would_retry"] == [keys["bad"]]
+    assert pipeline.clean("reload")["reload"]["reloaded"] == 1
+
+
+def test_what_was_held_or_failed_before_its_table_was_listed_is_found_by_the_table(
+    pipeline: Pipeline, command: Command
+) -> None:
+    pipeline.configure(unlisted_tables="append")
+    pipeline.deliver(pipeline.put("fair/new/20241124-1.parquet", sessions(("I", 2, "a"))))
+    time.sleep(1.1)
+    pipeline.deliver(pipeline.put("fair/new/LOAD00000002.parquet", sessions(("I", 1, "new"))))
+    pipeline.configure(unlisted_tables="fail")
+    pipeline.deliver(pipeline.put("fair/new/20241124-2.parquet", sessions(("U", 1, "b"))))
+    listed = {"fair/new": table_config("new", ["sid"], reload="auto")}
+    pipeline.configure(tables=pipeline.config["tables"] | listed, cleanup={"reload_quiet_seconds": 0} | NO_GRACE)
+    pipeline.migrate()
+    assert command(cli.retry, table="fair/new")["would_retry"] == ["fair/new/20241124-2.parquet"]
+    assert command(cli.retry, table="new")["would_retry"] == ["fair/new/20241124-2.parquet"]
+    assert command(cli.retry, table="sessions")["would_retry"] == []
+    assert pipeline.clean("reload")["reload"]["reloaded"] == 1
+    assert pipeline.sql('SELECT "sid", "user" FROM new') == [[1, "b"]]
