@@ -35,7 +35,7 @@ from firebolt_cdc.errors import AWS_ERRORS, CdcError, FailureClass, PermanentErr
 from firebolt_cdc.events import Origin
 from firebolt_cdc.files import FileVersion, identify
 from firebolt_cdc.files import file_key as key_of
-from firebolt_cdc.ledger import with_conflict_retries
+from firebolt_cdc.ledger import ANEW, with_conflict_retries
 from firebolt_cdc.loader import Ending
 from firebolt_cdc.plan import Plan
 from firebolt_cdc.queues import Queues
@@ -259,10 +259,7 @@ def _retry(pipeline: Pipeline, rows: Sequence[Sequence[Any]]) -> None:
     for start in range(0, len(rows), 200):
         chunk = rows[start : start + 200]
         ids = [str(row[0]) for row in chunk]
-        sql = (
-            "UPDATE cdc_processed_files SET status = 'pending', recorded_status = 'failed', error_message = NULL, "
-            f"error_class = NULL WHERE status <> 'completed' AND file_id IN ({marks(ids)})"
-        )
+        sql = f"UPDATE cdc_processed_files SET {ANEW} WHERE status <> 'completed' AND file_id IN ({marks(ids)})"
         with_conflict_retries(pipeline.deadline, functools.partial(pipeline.engine.query, sql, ids))
         queues = Queues(boto3.client("sqs"), pipeline.config.queue)
         queues.announce([(str(r[1]), str(r[2]), str(r[3])) for r in chunk], Origin.OPERATOR, datetime.now(UTC))

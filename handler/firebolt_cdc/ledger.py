@@ -219,7 +219,8 @@ class Ledger:
         for reason, ids in held.items():
             tx.execute(
                 "UPDATE cdc_processed_files SET status = 'pending', recorded_status = 'pending', error_class = 'held', "
-                f"error_message = ?, processed_at = CURRENT_TIMESTAMP WHERE file_id IN ({marks(ids)})",
+                "error_message = ?, merge_asked = FALSE, processed_at = CURRENT_TIMESTAMP "
+                f"WHERE file_id IN ({marks(ids)})",
                 [reason, *ids],
             )
         given_up = [c for c in claimed if c.decision.give_up]
@@ -287,7 +288,8 @@ class Ledger:
         tx.execute(
             f"UPDATE cdc_processed_files SET status = 'processing', recorded_status = 'processing', claim_id = ?, "
             f"request_id = ?, lambda_arn = ?, attempt_count = {attempts}, alone_count = {alone_count}, "
-            "processed_at = CURRENT_TIMESTAMP, error_message = NULL, error_class = NULL, enqueued_at = NULL "
+            "processed_at = CURRENT_TIMESTAMP, error_message = NULL, error_class = NULL, enqueued_at = NULL, "
+            "merge_asked = CASE WHEN status IN ('pending', 'processing', 'failed') THEN merge_asked ELSE FALSE END "
             f"WHERE file_id IN ({marks(file_ids)})",
             [self.claim_id, self._request_id, self._function_arn, *file_ids],
         )
@@ -495,6 +497,14 @@ class Ledger:
         with_conflict_retries(self._deadline, lambda: self._engine.query(sql, parameters), reserve_seconds=1.0)
 
 
+ANEW = (
+    "status = 'pending', recorded_status = 'failed', error_message = NULL, error_class = NULL, merge_asked = "
+    "CASE WHEN status = 'pending' AND error_class = 'held' THEN TRUE WHEN status = 'skipped' THEN FALSE "
+    "ELSE merge_asked END"
+)
+"""What `firebolt-cdc retry` and `load` write: the guide's UPDATE by hand, which also decides about a held file."""
+
+
 def read_turns(tx: Transaction, names: set[str], *, first: bool = False) -> dict[str, Turn]:
     """The turns by name. With `first`, this is the read that begins the transaction."""
     run = tx.begin if first else tx.execute
@@ -566,22 +576,27 @@ ROW_COLUMNS = (
     "source_table",
     "target_table",
     "kind",
+    "merge_asked",
 )
 
 
 def ledger_row(values: Sequence[object]) -> LedgerRow:
     """A row of a SELECT of ROW_COLUMNS."""
-    file_id, status, recorded, claim_id, alone_count, error_class, error_message, turn, *names = values
+    texts = [None if value is None else str(value) for value in values]
+    file_id, status, recorded, claim_id, alone_count, error_class, error_message, turn, source, target, kind, _ = texts
     return LedgerRow(
         str(file_id),
         str(status),
         str(recorded),
-        None if claim_id is None else str(claim_id),
+        claim_id,
         int(str(alone_count)),
-        None if error_class is None else str(error_class),
-        None if error_message is None else str(error_message),
+        error_class,
+        error_message,
         str(turn),
-        *(None if name is None else str(name) for name in names),
+        source,
+        target,
+        kind,
+        merge_asked=bool(values[-1]),
     )
 
 

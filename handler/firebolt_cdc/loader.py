@@ -419,7 +419,7 @@ class Worker:
                 f"{c.file.version}: older ({info.last_modified}) than the reload with which the generation "
                 f"{c.generation} of {c.file.target} began ({c.superseded_before}); its changes are part of that"
             )
-        if c.file.kind is Kind.CHANGE or c.decision.fresh_budget:
+        if c.file.kind is Kind.CHANGE or c.decision.asked:
             return
         first = self._first_change(c)
         if first is not None and first < info.last_modified:

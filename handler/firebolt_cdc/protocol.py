@@ -61,6 +61,8 @@ class LedgerRow:
     source_table: str | None = None
     target_table: str | None = None
     kind: str | None = None
+    merge_asked: bool = False
+    """A person asked for it while it was held, see `asked`."""
 
     @property
     def typed(self) -> bool:
@@ -79,6 +81,14 @@ class LedgerRow:
     def held(self) -> bool:
         """Whether the file waits for an operator's decision."""
         return self.status == Status.PENDING and self.error_class == FailureClass.HELD
+
+    @property
+    def asked(self) -> bool:
+        """Whether a person has decided that it is loaded although it is a reload, and it has not come to an end since.
+
+        It outlasts the claim that follows the request, which may fail, crash, or be short of time.
+        """
+        return self.merge_asked and self.status in (Status.PENDING, Status.PROCESSING, Status.FAILED)
 
 
 RELOADED = "DMS has reloaded the table"
@@ -116,6 +126,8 @@ class Decision:
     reason: str = ""
     fresh_budget: bool = False
     """A person asked for the file again: attempts count from zero."""
+    asked: bool = False
+    """A person asked for the file: it is loaded also where it is a reload."""
     suspect: bool = False
     """The last claim of the file died without a word: it is tried alone."""
     mend: bool = False
@@ -181,7 +193,8 @@ def decide_claim(
             f"the table's rows are ordered by {turn.order_format!r}, the configuration says {order_format!r}: restore "
             f"the setting, or run firebolt-cdc reload {turn.name} --everything",
         )
-    if reloaded and not fresh:
+    asked = fresh or (row is not None and row.asked)
+    if reloaded and not asked:
         return Decision(
             Verdict.HOLD,
             f"{RELOADED}: a full-load file of this name was applied with other content. "
@@ -194,7 +207,7 @@ def decide_claim(
             give_up=row.typed or row.status != Status.FAILED,
         )
     suspect = row is not None and not fresh and row.claim_id is not None
-    return Decision(Verdict.CLAIM, fresh_budget=fresh, suspect=suspect)
+    return Decision(Verdict.CLAIM, fresh_budget=fresh, asked=asked, suspect=suspect)
 
 
 def needs_operator(row: LedgerRow, max_attempts: int) -> bool:

@@ -12,6 +12,7 @@ import pytest
 
 from firebolt_cdc import apply, loader
 from firebolt_cdc.errors import GoneError, PermanentError
+from firebolt_cdc.ledger import ANEW
 from support import Context, Pipeline, parquet, sessions
 
 Logs = Callable[[], list[dict[str, Any]]]
@@ -183,9 +184,7 @@ def test_a_reloaded_full_load_is_held_until_a_person_decides(pipeline: Pipeline)
     ]
     assert pipeline.clean("sweep")["sweep"]["requeued"] == 0, "nobody carries it out by itself"
     assert pipeline.clean("reconcile")["reconcile"]["missing"] == 0
-    pipeline.sql(
-        "UPDATE cdc_processed_files SET recorded_status = 'failed', error_class = NULL WHERE error_class = 'held'"
-    )  # what `firebolt-cdc retry --yes` writes
+    pipeline.sql(f"UPDATE cdc_processed_files SET {ANEW} WHERE error_class = 'held'")
     assert pipeline.deliver(again) == []
     assert target(pipeline) == [[1, "new"], [2, "gone"]]
 
