@@ -148,7 +148,7 @@ class Ledger:
         if turn is not None and owner is not None:
             turn = replace(turn, pipeline=owner)
         elif not file.listed and file.target in turns:
-            return Decision(Verdict.WAIT, f"{file.target} has just got a turn of its own; the next version loads it")
+            return protocol.decide_own_turn(turns[file.target], file.source_table)
         return protocol.decide_claim(
             applied=applied and self._config.deduplication_enabled,
             earlier=earlier and self._config.deduplication_enabled,
@@ -510,12 +510,20 @@ def read_turns(tx: Transaction, names: set[str], *, first: bool = False) -> dict
     run = tx.begin if first else tx.execute
     rows = run(
         "SELECT turn, pipeline, holder, CASE WHEN lease_until > CURRENT_TIMESTAMP THEN 1 ELSE 0 END, generation, "
-        f"order_format, generation_started_at FROM cdc_tables WHERE turn IN ({marks(list(names))})",
+        "order_format, generation_started_at, CASE WHEN source_table IS NULL THEN 0 ELSE 1 END "
+        f"FROM cdc_tables WHERE turn IN ({marks(list(names))})",
         sorted(names),
     )
     return {
         str(r[0]): Turn(
-            str(r[0]), str(r[1]), r[2], bool(int(r[3])), int(r[4]), str(r[5]), r[6] if int(r[4]) > 1 else None
+            str(r[0]),
+            str(r[1]),
+            r[2],
+            bool(int(r[3])),
+            int(r[4]),
+            str(r[5]),
+            r[6] if int(r[4]) > 1 else None,
+            bool(int(r[7])),
         )
         for r in rows
     }

@@ -238,8 +238,9 @@ class Worker:
                 self._end(version, Ending.WAITING, reason, FailureClass.CONFLICT)
             elif c.decision.verdict is Verdict.HOLD:
                 self._end(version, Ending.HELD, reason, FailureClass.HELD)
-            elif c.decision.verdict is Verdict.REJECT and c.decision.foreign:
-                self._refuse(version, Status.FAILED, PermanentError(f"{version}: {reason}"), anywhere=False)
+            elif c.decision.foreign or c.decision.delisted:
+                refusal = PermanentError(f"{version}: {reason}")
+                self._refuse(version, Status.FAILED, refusal, anywhere=c.decision.delisted)
             elif c.decision.verdict is Verdict.REJECT:
                 self._end(version, Ending.REJECTED, reason, FailureClass.PERMANENT)
             else:

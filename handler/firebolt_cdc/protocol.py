@@ -43,6 +43,8 @@ class Turn:
     order_format: str
     superseded_before: datetime | None = None
     """Objects last modified before this belong to an earlier generation. None in the first one."""
+    listed: bool = True
+    """Whether the table map for which the migrate function ran last has the target."""
 
 
 @dataclass(frozen=True)
@@ -137,8 +139,9 @@ class Decision:
     earlier: bool = False
     """It is applied in an earlier generation only: a duplicate, unless its object was written again since."""
     foreign: bool = False
-    """No turn of this pipeline is the target's, so the claim writes nothing: the refusal is written down under the
-    shared turn."""
+    """The target is another pipeline's."""
+    delisted: bool = False
+    """The target is unlisted now, and was filled as a listed one."""
 
 
 def decide_claim(
@@ -208,6 +211,26 @@ def decide_claim(
         )
     suspect = row is not None and not fresh and row.claim_id is not None
     return Decision(Verdict.CLAIM, fresh_budget=fresh, asked=asked, suspect=suspect)
+
+
+def decide_own_turn(turn: Turn, source_table: str) -> Decision:
+    """Decide about a file of an unlisted table whose target has a turn of its own.
+
+    Either a newer version lists the table, and loads the file; or it was listed, and its target holds rows that may
+    have another form than those of an unlisted table (a key, `deletes`, an order): they are not mixed.
+    """
+    if turn.listed:
+        return Decision(
+            Verdict.WAIT,
+            f"{turn.name} has a turn of its own, as a listed table: the version that lists it loads the file; if none "
+            "does any more, run the migrate function (terraform apply)",
+        )
+    return Decision(
+        Verdict.REJECT,
+        f"the unlisted table {source_table} would load into {turn.name}, which was filled while the table map listed "
+        "it: list it again with that target, or with another one, and apply, then run firebolt-cdc retry",
+        delisted=True,
+    )
 
 
 def needs_operator(row: LedgerRow, max_attempts: int) -> bool:
