@@ -45,6 +45,9 @@ from firebolt_cdc.telemetry import MetricUnit, count, logger, metrics
 TASKS = ("sweep", "reconcile", "audit", "purge", "reload")
 CHUNK = 200
 """Ledger rows that one statement of the sweep names."""
+BUSY_INTERVALS = 12
+"""How many intervals pass before a file is sent again while its table is being loaded: the message that was sent before
+goes round as a copy meanwhile, and each further one would go round beside it."""
 
 
 @logger.inject_lambda_context
@@ -84,6 +87,9 @@ class Unfinished:
     object_key: str
     etag: str
     enqueued_lately: bool
+    """The sweep sent it within its interval, and nobody has claimed it since."""
+    enqueued_before: bool
+    """The same, within BUSY_INTERVALS of them."""
 
 
 class Cleanup:
@@ -134,12 +140,14 @@ class Cleanup:
             applied = self._applied(unfinished, turns)
             groups: dict[SweepAction, list[Unfinished]] = {action: [] for action in SweepAction}
             for u in unfinished:
+                turn = holders.get(str(u.row.claim_id)) or turns.get(u.row.turn)
+                busy = turn is not None and turn.holder is not None and turn.live
                 action = protocol.decide_sweep(
                     applied=u.row.file_id in applied,
-                    turn=holders.get(str(u.row.claim_id)) or turns.get(u.row.turn),
+                    turn=turn,
                     row=u.row,
                     max_attempts=self._config.loader.max_attempts,
-                    enqueued_lately=u.enqueued_lately,
+                    enqueued_lately=u.enqueued_lately or (busy and u.enqueued_before),
                 )
                 if action in (SweepAction.REQUEUE, SweepAction.RESET) and not u.row.typed:
                     if room <= 0 and action is SweepAction.REQUEUE:
@@ -199,25 +207,29 @@ class Cleanup:
         final = [FailureClass.PERMANENT, FailureClass.GONE, self._config.loader.max_attempts, FailureClass.HELD]
         columns = (
             f"SELECT {', '.join(f'f.{c}' for c in ledger.ROW_COLUMNS)}, f.bucket, f.object_key, f.etag, "
+            "CASE WHEN f.enqueued_at > DATE_ADD('second', ?, CURRENT_TIMESTAMP) THEN 1 ELSE 0 END, "
             "CASE WHEN f.enqueued_at > DATE_ADD('second', ?, CURRENT_TIMESTAMP) THEN 1 ELSE 0 END "
             "FROM cdc_processed_files AS f"
         )
-        interval = -self._config.cleanup.sweep_interval_seconds
+        interval = self._config.cleanup.sweep_interval_seconds
+        ages = [-interval, -BUSY_INTERVALS * interval]
         rows = self._engine.query(
             f"{columns} WHERE {unfinished} AND NOT {at_rest} "
             "ORDER BY CASE WHEN f.status <> f.recorded_status THEN 0 ELSE 1 END, f.processed_at",
-            [interval, pipeline, *final],
+            [*ages, pipeline, *final],
         )
         applied = self._engine.query(
             f"{columns} INNER JOIN cdc_applied AS a ON a.file_id = f.file_id WHERE {unfinished} AND {at_rest}",
-            [interval, pipeline, *final],
+            [*ages, pipeline, *final],
         )
         resting = self._engine.query(
             f"SELECT COUNT(*) FROM cdc_processed_files AS f WHERE {unfinished} AND {at_rest}", [pipeline, *final]
         )
         once = list({str(r[0]): r for r in applied}.values())
         found = [
-            Unfinished(ledger.ledger_row(r[:-4]), str(r[-4]), str(r[-3]), str(r[-2]), bool(int(r[-1])))
+            Unfinished(
+                ledger.ledger_row(r[:-5]), str(r[-5]), str(r[-4]), str(r[-3]), bool(int(r[-2])), bool(int(r[-1]))
+            )
             for r in [*rows, *once]
         ]
         chunks = [found[i : i + CHUNK] for i in range(0, len(found), CHUNK)]

@@ -121,6 +121,31 @@ def test_typed_rows_go_however_long_the_queue_is(pipeline: Pipeline) -> None:
     assert pipeline.clean("sweep")["sweep"]["requeued"] == 0, "once per interval"
 
 
+def test_files_of_a_busy_table_are_not_sent_again_and_again(pipeline: Pipeline) -> None:
+    def requeued(sent_seconds_ago: int) -> int:
+        ago = f"CURRENT_TIMESTAMP - INTERVAL '{sent_seconds_ago}' SECOND"
+        pipeline.sql(f"UPDATE cdc_processed_files SET enqueued_at = {ago}")
+        sent: int = pipeline.clean("sweep")["sweep"]["requeued"]
+        return sent
+
+    pipeline.configure(cleanup={"sweep_interval_seconds": 60})
+    keys = [f"fair/sessions/20241124-{number}.parquet" for number in range(2)]
+    pipeline.deliver(*(pipeline.put(key, b"junk") for key in keys))
+    pipeline.sql("UPDATE cdc_processed_files SET status = 'pending'")
+    pipeline.sql(
+        f"UPDATE cdc_processed_files SET recorded_status = 'pending', error_class = NULL WHERE file_key = '{keys[0]}'"
+    )
+    pipeline.sql(
+        "UPDATE cdc_tables SET holder = 'w', lease_until = CURRENT_TIMESTAMP + INTERVAL '1' HOUR "
+        "WHERE turn = 'sessions'"
+    )
+    assert pipeline.clean("sweep")["sweep"]["requeued"] == 2, "not sent yet"
+    assert requeued(sent_seconds_ago=100) == 0, "their messages go round"
+    assert requeued(sent_seconds_ago=60 * cleanup.BUSY_INTERVALS + 10) == 2, "unless they are lost"
+    pipeline.sql("UPDATE cdc_tables SET holder = NULL")
+    assert requeued(sent_seconds_ago=100) == 2, "nobody loads the table"
+
+
 def test_hand_edits_never_load_a_file_twice(pipeline: Pipeline) -> None:
     event = pipeline.put("fair/events/20241124-1.parquet", sessions(("I", 1, "a")))
     assert pipeline.deliver(event) == []
