@@ -1,7 +1,7 @@
 """Taking over a `cdc_processed_files` that was made by hand after the deployment guide.
 
 That table has one row per attempt, no etags, and `processed_at` with or without time zone. It is set aside before the
-migrations create ours, and then read together with a listing of the source:
+migrations create ours, and then read together with a listing of the source (its keys with the prefix or without):
 
 | object in S3                                 | old ledger                    | becomes                               |
 | -------------------------------------------- | ----------------------------- | ------------------------------------- |
@@ -128,15 +128,16 @@ def _parquet_bytes(rows: list[dict[str, Any]]) -> bytes:
 
 def _copy(engine: Engine, config: Config, runner: Runner, staged: str) -> dict[str, int]:
     reading, where = parquet(config, staged=staged)
-    old = (
-        f"SELECT file_key, MAX(CASE WHEN status = 'completed' THEN 1 ELSE 0 END) AS done, "
-        f"MAX(CAST(processed_at AS TIMESTAMPTZ)) AS processed_at, COUNT(*) AS attempts, "
-        f"MAX(request_id) AS request_id, MAX(status) AS status FROM {ASIDE} GROUP BY file_key"
+    old = (  # one line for each object, whether its lines name it with the prefix, without it, or in both ways
+        "SELECT s.file_id, MAX(CASE WHEN o.status = 'completed' THEN 1 ELSE 0 END) AS done, "
+        "MAX(CAST(o.processed_at AS TIMESTAMPTZ)) AS processed_at, COUNT(*) AS attempts, "
+        f"MAX(o.request_id) AS request_id FROM {reading} AS s INNER JOIN {ASIDE} AS o "
+        "ON o.file_key = s.file_key OR o.file_key = s.object_key GROUP BY s.file_id"
     )
     modified = "CAST(l.last_modified AS TIMESTAMPTZ)"
-    doubtful = f"(g.file_key IS NOT NULL AND (g.done = 0 OR COALESCE({modified} > g.processed_at, TRUE)))"
-    unknown = f"(g.file_key IS NULL AND {modified} >= CAST(? AS TIMESTAMPTZ))"
-    joined = f"FROM {reading} AS l LEFT JOIN ({old}) AS g ON g.file_key = l.file_key OR g.file_key = l.object_key"
+    doubtful = f"(g.file_id IS NOT NULL AND (g.done = 0 OR COALESCE({modified} > g.processed_at, TRUE)))"
+    unknown = f"(g.file_id IS NULL AND {modified} >= CAST(? AS TIMESTAMPTZ))"
+    joined = f"FROM {reading} AS l LEFT JOIN ({old}) AS g ON g.file_id = l.file_id"
     pipeline, bucket = config.source.pipeline, config.source.bucket
     with engine.transaction() as tx:
         runner.guarded(tx)
@@ -148,7 +149,7 @@ def _copy(engine: Engine, config: Config, runner: Runner, staged: str) -> dict[s
             f"SELECT l.applied_id, l.file_id, l.key_id, ?, l.target_table, 1, l.file_key, l.etag, l.kind, "
             f"{modified}, 'adopted', NULL, NULL, NULL, CURRENT_TIMESTAMP {joined} "
             f"WHERE NOT {doubtful} AND NOT {unknown}",
-            [pipeline, *where, since],
+            [pipeline, *where, *where, since],
         )
         shared = (
             "INSERT INTO cdc_processed_files (file_key, status, processed_at, request_id, error_message, "
@@ -159,12 +160,12 @@ def _copy(engine: Engine, config: Config, runner: Runner, staged: str) -> dict[s
             shared
             + "SELECT l.file_key, 'completed', g.processed_at, g.request_id, NULL, CAST(g.attempts AS INT), NULL, "
             f"l.file_id, ?, l.turn, ?, l.object_key, l.etag, l.source_table, l.target_table, l.kind, 'completed', "
-            f"NULL, 0, NULL, {modified}, g.processed_at {joined} WHERE g.file_key IS NOT NULL AND NOT {doubtful}",
-            [pipeline, bucket, *where],
+            f"NULL, 0, NULL, {modified}, g.processed_at {joined} WHERE g.file_id IS NOT NULL AND NOT {doubtful}",
+            [pipeline, bucket, *where, *where],
         )
         tx.execute(
             shared + "SELECT l.file_key, 'pending', CURRENT_TIMESTAMP, g.request_id, "
-            "CASE WHEN g.file_key IS NULL THEN ? WHEN g.done = 0 THEN ? ELSE ? END, "
+            "CASE WHEN g.file_id IS NULL THEN ? WHEN g.done = 0 THEN ? ELSE ? END, "
             "CAST(COALESCE(g.attempts, 0) AS INT), NULL, l.file_id, ?, l.turn, ?, l.object_key, l.etag, "
             "l.source_table, l.target_table, l.kind, 'pending', NULL, 0, 'held', "
             f"{modified}, g.processed_at {joined} "
@@ -175,6 +176,7 @@ def _copy(engine: Engine, config: Config, runner: Runner, staged: str) -> dict[s
                 _HELD.format("completed before the object was modified"),
                 pipeline,
                 bucket,
+                *where,
                 *where,
                 since,
             ],

@@ -33,7 +33,7 @@ from firebolt_cdc.deadline import Deadline, LambdaContext
 from firebolt_cdc.engine import Engine
 from firebolt_cdc.errors import CdcError, FailureClass, PermanentError
 from firebolt_cdc.events import Origin
-from firebolt_cdc.files import Kind, SkippedError, identify
+from firebolt_cdc.files import FileVersion, Kind, SkippedError, identify
 from firebolt_cdc.ledger import with_conflict_retries
 from firebolt_cdc.plan import NothingToReloadError
 from firebolt_cdc.protocol import SweepAction
@@ -50,6 +50,9 @@ LISTED = 20_000
 """Objects of the source that are compared with the ledger at once; a larger bucket takes no more memory."""
 Listed = tuple[str, ObjectInfo]
 """An object and its applied id; "" where no table takes it."""
+BUSY_INTERVALS = 12
+"""How many intervals pass before a file is sent again while its table is being loaded: the message that was sent before
+goes round as a copy meanwhile, and each further one would go round beside it."""
 
 
 @logger.inject_lambda_context
@@ -88,9 +91,10 @@ class Unfinished:
     bucket: str
     object_key: str
     etag: str
-    turn: str
-    target: str
     enqueued_lately: bool
+    """The sweep sent it within its interval, and nobody has claimed it since."""
+    enqueued_before: bool
+    """The same, within BUSY_INTERVALS of them."""
 
 
 class Cleanup:
@@ -133,21 +137,22 @@ class Cleanup:
         """Free expired turns, then decide about each unfinished row (`protocol.decide_sweep`)."""
         freed = self._free_expired()
         room = max(0, self._config.cleanup.queue_limit - self._queues.depth())
-        counts = {"turns_freed": freed, "mended": 0, "reset": 0, "requeued": 0, "left": 0}
-        chunks = self._unfinished()
+        chunks, waiting = self._unfinished()
+        counts = {"turns_freed": freed, "mended": 0, "reset": 0, "requeued": 0, "left": waiting}
         turns = self._turns()  # after the rows: a row's worker that does not hold its turn by now is gone
         holders = {turn.holder: turn for turn in turns.values() if turn.holder is not None}
-        waiting = 0
         for unfinished in chunks:
             applied = self._applied(unfinished, turns)
             groups: dict[SweepAction, list[Unfinished]] = {action: [] for action in SweepAction}
             for u in unfinished:
+                turn = holders.get(str(u.row.claim_id)) or turns.get(u.row.turn)
+                busy = turn is not None and turn.holder is not None and turn.live
                 action = protocol.decide_sweep(
                     applied=u.row.file_id in applied,
-                    turn=holders.get(str(u.row.claim_id)) or turns.get(u.turn),
+                    turn=turn,
                     row=u.row,
                     max_attempts=self._config.loader.max_attempts,
-                    enqueued_lately=u.enqueued_lately,
+                    enqueued_lately=u.enqueued_lately or (busy and u.enqueued_before),
                 )
                 if action in (SweepAction.REQUEUE, SweepAction.RESET) and not u.row.typed:
                     if room <= 0 and action is SweepAction.REQUEUE:
@@ -192,38 +197,73 @@ class Cleanup:
             }
             return ledger.read_turns(tx, names) if names else {}
 
-    def _unfinished(self) -> list[list[Unfinished]]:
-        """The pipeline's unfinished rows in chunks, those that a person typed first."""
-        rows = self._engine.query(
-            f"SELECT {ledger.ROW_COLUMNS}, bucket, object_key, etag, turn, COALESCE(target_table, turn), "
-            "CASE WHEN enqueued_at > DATE_ADD('second', ?, CURRENT_TIMESTAMP) THEN 1 ELSE 0 END "
-            "FROM cdc_processed_files WHERE pipeline = ? AND status NOT IN ('completed', 'skipped') "
-            "ORDER BY CASE WHEN status <> recorded_status THEN 0 ELSE 1 END, processed_at",
-            [-self._config.cleanup.sweep_interval_seconds, self._config.source.pipeline],
+    def _unfinished(self) -> tuple[list[list[Unfinished]], int]:
+        """The pipeline's unfinished rows in chunks, those that a person typed first; and how many more there are.
+
+        Left out are those that nothing but a person moves (`protocol.needs_operator`, not typed), of which there may be
+        any number, unless `cdc_applied` has their version.
+        """
+        pipeline = self._config.source.pipeline
+        unfinished = "f.pipeline = ? AND f.status NOT IN ('completed', 'skipped')"
+        at_rest = (
+            "(f.status = f.recorded_status AND ((f.status = 'failed' AND (COALESCE(f.error_class, '') IN (?, ?) "
+            "OR f.alone_count >= ?)) OR (f.status = 'pending' AND COALESCE(f.error_class, '') = ?)))"
         )
+        final = [FailureClass.PERMANENT, FailureClass.GONE, self._config.loader.max_attempts, FailureClass.HELD]
+        columns = (
+            f"SELECT {', '.join(f'f.{c}' for c in ledger.ROW_COLUMNS)}, f.bucket, f.object_key, f.etag, "
+            "CASE WHEN f.enqueued_at > DATE_ADD('second', ?, CURRENT_TIMESTAMP) THEN 1 ELSE 0 END, "
+            "CASE WHEN f.enqueued_at > DATE_ADD('second', ?, CURRENT_TIMESTAMP) THEN 1 ELSE 0 END "
+            "FROM cdc_processed_files AS f"
+        )
+        interval = self._config.cleanup.sweep_interval_seconds
+        ages = [-interval, -BUSY_INTERVALS * interval]
+        rows = self._engine.query(
+            f"{columns} WHERE {unfinished} AND NOT {at_rest} "
+            "ORDER BY CASE WHEN f.status <> f.recorded_status THEN 0 ELSE 1 END, f.processed_at",
+            [*ages, pipeline, *final],
+        )
+        applied = self._engine.query(
+            f"{columns} INNER JOIN cdc_applied AS a ON a.file_id = f.file_id WHERE {unfinished} AND {at_rest}",
+            [*ages, pipeline, *final],
+        )
+        resting = self._engine.query(
+            f"SELECT COUNT(*) FROM cdc_processed_files AS f WHERE {unfinished} AND {at_rest}", [pipeline, *final]
+        )
+        once = list({str(r[0]): r for r in applied}.values())
         found = [
             Unfinished(
-                ledger.ledger_row(r[:7]),
-                str(r[7]),
-                str(r[8]),
-                str(r[9]),
-                str(r[10]),
-                str(r[11]),
-                bool(int(r[12])),
+                ledger.ledger_row(r[:-5]), str(r[-5]), str(r[-4]), str(r[-3]), bool(int(r[-2])), bool(int(r[-1]))
             )
-            for r in rows
+            for r in [*rows, *once]
         ]
-        return [found[i : i + CHUNK] for i in range(0, len(found), CHUNK)]
+        chunks = [found[i : i + CHUNK] for i in range(0, len(found), CHUNK)]
+        return chunks, max(0, int(resting[0][0]) - len(once))
 
     def _applied(self, rows: Sequence[Unfinished], turns: dict[str, protocol.Turn]) -> set[str]:
-        """The file ids among these that stand in `cdc_applied` for their target's generation."""
+        """The file ids among these that stand in `cdc_applied` for the target that they have now, in its generation.
+
+        A file that was applied to another target is still to be loaded into this one. One that no table takes any more
+        is done wherever it was applied.
+        """
         if not rows:
             return set()
         ids = [u.row.file_id for u in rows]
-        found = self._engine.query(
-            f"SELECT file_id, target_table, generation FROM cdc_applied WHERE file_id IN ({marks(ids)})", ids
-        )
-        return {str(r[0]) for r in found if str(r[1]) not in turns or turns[str(r[1])].generation == int(r[2])}
+        found = self._engine.query(f"SELECT file_id, applied_id FROM cdc_applied WHERE file_id IN ({marks(ids)})", ids)
+        lines: dict[str, set[str]] = {}
+        for file_id, applied_id in found:
+            lines.setdefault(str(file_id), set()).add(str(applied_id))
+        applied = set()
+        for u in rows:
+            try:
+                file = identify(self._config, FileVersion(u.bucket, u.object_key, u.etag))
+                turn = turns.get(file.turn)
+                wanted = {file.applied_id(turn.generation if turn else 1)}
+            except PermanentError:
+                wanted = lines.get(u.row.file_id, set())
+            if wanted & lines.get(u.row.file_id, set()):
+                applied.add(u.row.file_id)
+        return applied
 
     def _mend(self, rows: Sequence[Unfinished]) -> int:
         return self._mark(
@@ -412,14 +452,7 @@ class Cleanup:
         Raises:
             CdcError: a reload failed; the others were tried all the same.
         """
-        held = {
-            str(r[0])
-            for r in self._engine.query(
-                "SELECT DISTINCT turn FROM cdc_processed_files WHERE pipeline = ? AND kind = ? AND status = 'pending' "
-                "AND error_class = ?",
-                [self._config.source.pipeline, Kind.FULL, FailureClass.HELD],
-            )
-        }
+        held = self._held_full_loads() if any(t.reload is Reloads.AUTO for t in self._config.tables.values()) else set()
         counts = {"reloaded": 0, "still_written": 0}
         failures: list[CdcError] = []
         for table in self._config.tables.values():
@@ -435,6 +468,21 @@ class Cleanup:
         if failures:
             raise failures[0]
         return counts
+
+    def _held_full_loads(self) -> set[str]:
+        """The targets of full-load files that wait for a decision, also of those held before their table was listed."""
+        rows = self._engine.query(
+            "SELECT bucket, object_key, etag FROM cdc_processed_files WHERE pipeline = ? AND status = 'pending' "
+            "AND error_class = ?",
+            [self._config.source.pipeline, FailureClass.HELD],
+        )
+        targets = set()
+        for bucket, key, etag in rows:
+            with contextlib.suppress(PermanentError):  # of no table any more
+                file = identify(self._config, FileVersion(str(bucket), str(key), str(etag)))
+                if file.kind is Kind.FULL:
+                    targets.add(file.target)
+        return targets
 
     def _reload(self, table: Table) -> str:
         work = Reload.of(self._config, self._engine, self._deadline, self._context)

@@ -33,8 +33,9 @@ from firebolt_cdc.deadline import Deadline
 from firebolt_cdc.engine import Engine
 from firebolt_cdc.errors import AWS_ERRORS, CdcError, FailureClass, PermanentError, TransientError, aws_error
 from firebolt_cdc.events import Origin
+from firebolt_cdc.files import FileVersion, identify
 from firebolt_cdc.files import file_key as key_of
-from firebolt_cdc.ledger import with_conflict_retries
+from firebolt_cdc.ledger import ANEW, with_conflict_retries
 from firebolt_cdc.loader import Ending
 from firebolt_cdc.plan import Plan
 from firebolt_cdc.queues import Queues
@@ -219,15 +220,14 @@ def retry(
     parameters: list[object] = [pipeline.config.source.pipeline]
     if file:
         condition, parameters = f"{condition} AND file_key IN ({marks(file)})", [*parameters, *file]
-    if table:
-        condition, parameters = f"{condition} AND (target_table = ? OR source_table = ?)", [*parameters, table, table]
     if error_class:
         condition, parameters = f"{condition} AND error_class = ?", [*parameters, error_class]
     rows = pipeline.engine.query(
-        "SELECT file_id, bucket, object_key, etag, file_key, error_class, attempt_count, error_message "
-        f"FROM cdc_processed_files WHERE {condition} ORDER BY processed_at",
+        "SELECT file_id, bucket, object_key, etag, file_key, error_class, attempt_count, error_message, target_table, "
+        f"source_table FROM cdc_processed_files WHERE {condition} ORDER BY processed_at",
         parameters,
     )
+    rows = [row[:8] for row in rows if table is None or table in (*row[8:], *_goes_to(pipeline, row))]
     if yes and rows:
         _retry(pipeline, rows)
     if file and not rows:
@@ -245,15 +245,21 @@ def retry(
     )
 
 
+def _goes_to(pipeline: Pipeline, row: Sequence[Any]) -> tuple[str, ...]:
+    """Target and source table of a ledger row's file by today's table map, which the row may be older than."""
+    try:
+        file = identify(pipeline.config, FileVersion(str(row[1]), str(row[2]), str(row[3])))
+    except PermanentError:
+        return ()
+    return file.target, file.source_table
+
+
 def _retry(pipeline: Pipeline, rows: Sequence[Sequence[Any]]) -> None:
     """As the guide's UPDATE by hand, and an announcement of each file at once."""
     for start in range(0, len(rows), 200):
         chunk = rows[start : start + 200]
         ids = [str(row[0]) for row in chunk]
-        sql = (
-            "UPDATE cdc_processed_files SET status = 'pending', recorded_status = 'failed', error_message = NULL, "
-            f"error_class = NULL WHERE status <> 'completed' AND file_id IN ({marks(ids)})"
-        )
+        sql = f"UPDATE cdc_processed_files SET {ANEW} WHERE status <> 'completed' AND file_id IN ({marks(ids)})"
         with_conflict_retries(pipeline.deadline, functools.partial(pipeline.engine.query, sql, ids))
         queues = Queues(boto3.client("sqs"), pipeline.config.queue)
         queues.announce([(str(r[1]), str(r[2]), str(r[3])) for r in chunk], Origin.OPERATOR, datetime.now(UTC))

@@ -21,7 +21,7 @@ from firebolt_cdc.deadline import Deadline
 from firebolt_cdc.engine import Engine
 from firebolt_cdc.errors import FailureClass, PermanentError
 from firebolt_cdc.events import Delivery, Origin
-from firebolt_cdc.ledger import with_conflict_retries
+from firebolt_cdc.ledger import ANEW, with_conflict_retries
 from firebolt_cdc.loader import Ending, Outcome
 from firebolt_cdc.sql import marks
 from firebolt_cdc.storage import ObjectInfo, Storage
@@ -112,8 +112,7 @@ def load(config: Config, objects: Sequence[ObjectInfo], seconds: float) -> list[
 def begin_anew(engine: Engine, deadline: Deadline, file_ids: Sequence[str]) -> None:
     """As the guide's UPDATE by hand: files that code gave up on, or holds, are `pending` with a fresh budget."""
     sql = (
-        "UPDATE cdc_processed_files SET status = 'pending', recorded_status = 'failed', error_message = NULL, "
-        "error_class = NULL WHERE (status IN ('failed', 'skipped') OR error_class = 'held') "
+        f"UPDATE cdc_processed_files SET {ANEW} WHERE (status IN ('failed', 'skipped') OR error_class = 'held') "
         f"AND file_id IN ({marks(file_ids)})"
     )
     with_conflict_retries(deadline, functools.partial(engine.query, sql, list(file_ids)))

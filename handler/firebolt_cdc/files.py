@@ -79,6 +79,11 @@ class SourceFile:
         """The target table's name."""
         return self.table.target
 
+    @property
+    def listed(self) -> bool:
+        """Whether the table map has its table."""
+        return self.turn == self.target
+
     def applied_id(self, generation: int) -> str:
         """See `FileVersion.applied_id`."""
         return self.version.applied_id(self.target, generation)
@@ -155,12 +160,13 @@ def folder(config: Config, source_table: str) -> str:
     return config.source.prefix + (config.path(source_table) if source_table in config.tables else f"{source_table}/")
 
 
-def kind_of(config: Config, version: FileVersion) -> Kind | None:
-    """What the name of an object says it is; None where no table takes it."""
+def is_change(config: Config, version: FileVersion, source_table: str) -> bool:
+    """Whether an object is a file of changes of this table; another's may lie in its folder."""
     try:
-        return identify(config, version).kind
+        file = identify(config, version)
     except PermanentError:
-        return None
+        return False
+    return (file.source_table, file.kind) == (source_table, Kind.CHANGE)
 
 
 def _listed(config: Config, name: str) -> str | None:

@@ -110,7 +110,7 @@ class Ledger:
             reloaded = [c.file for c in candidates if generations[c.file.version] > 1 and not c.written_again]
             earlier = read_earlier(tx, reloaded, generations)
             rows = read_rows(tx, [file.version.file_id for file in files])
-            owners = self._read_owners(tx, {file.target for file in files if file.turn != file.target}, turns)
+            owners = self._read_owners(tx, {file.target for file in files if not file.listed}, turns)
             reloads = read_reloads(tx, [file for file in files if file.kind is Kind.FULL], generations)
             claimed = [
                 Claimed(
@@ -147,8 +147,8 @@ class Ledger:
         turn = turns.get(file.turn)
         if turn is not None and owner is not None:
             turn = replace(turn, pipeline=owner)
-        elif file.turn != file.target and file.target in turns:
-            return Decision(Verdict.WAIT, f"{file.target} has just got a turn of its own; the next version loads it")
+        elif not file.listed and file.target in turns:
+            return protocol.decide_own_turn(turns[file.target], file.source_table)
         return protocol.decide_claim(
             applied=applied and self._config.deduplication_enabled,
             earlier=earlier and self._config.deduplication_enabled,
@@ -158,6 +158,7 @@ class Ledger:
             order_format=file.table.order_format,
             max_attempts=self._config.loader.max_attempts,
             reloaded=reloaded,
+            listed=file.listed,
         )
 
     def _read_owners(self, tx: Transaction, targets: set[str], turns: dict[str, Turn]) -> dict[str, str]:
@@ -218,7 +219,8 @@ class Ledger:
         for reason, ids in held.items():
             tx.execute(
                 "UPDATE cdc_processed_files SET status = 'pending', recorded_status = 'pending', error_class = 'held', "
-                f"error_message = ?, processed_at = CURRENT_TIMESTAMP WHERE file_id IN ({marks(ids)})",
+                "error_message = ?, merge_asked = FALSE, processed_at = CURRENT_TIMESTAMP "
+                f"WHERE file_id IN ({marks(ids)})",
                 [reason, *ids],
             )
         given_up = [c for c in claimed if c.decision.give_up]
@@ -229,6 +231,7 @@ class Ledger:
                 "processed_at = CURRENT_TIMESTAMP WHERE file_id = ?",
                 [redact(c.decision.reason), c.file.version.file_id],
             )
+        self._move(tx, [c.file for c in [*winners, *holds, *given_up]], rows)
         duplicates = self._duplicates(tx, candidates, claimed)
         return bool(by_turn or new or mended or held or given_up or duplicates)
 
@@ -285,10 +288,28 @@ class Ledger:
         tx.execute(
             f"UPDATE cdc_processed_files SET status = 'processing', recorded_status = 'processing', claim_id = ?, "
             f"request_id = ?, lambda_arn = ?, attempt_count = {attempts}, alone_count = {alone_count}, "
-            "processed_at = CURRENT_TIMESTAMP, error_message = NULL, error_class = NULL, enqueued_at = NULL "
+            "processed_at = CURRENT_TIMESTAMP, error_message = NULL, error_class = NULL, enqueued_at = NULL, "
+            "merge_asked = CASE WHEN status IN ('pending', 'processing', 'failed') THEN merge_asked ELSE FALSE END "
             f"WHERE file_id IN ({marks(file_ids)})",
             [self.claim_id, self._request_id, self._function_arn, *file_ids],
         )
+
+    def _move(self, tx: Transaction, files: Sequence[SourceFile], rows: dict[str, LedgerRow]) -> None:
+        """Write into rows that exist where their files go now: the table may have been listed, or renamed, since."""
+        moved = []
+        for file in files:
+            row, now = rows.get(file.version.file_id), (file.turn, file.source_table, file.target, file.kind)
+            if row is not None and (row.turn, row.source_table, row.target_table, row.kind) != now:
+                moved.append((file.version.file_id, *now))
+        if moved:
+            columns = ("file_id", "turn", "source_table", "target_table", "kind")
+            first = f"SELECT {', '.join(f'? AS {column}' for column in columns)}"
+            new = " UNION ALL ".join([first, *[f"SELECT {marks(columns)}"] * (len(moved) - 1)])
+            tx.execute(
+                f"UPDATE cdc_processed_files SET {', '.join(f'{c} = m.{c}' for c in columns[1:])} "
+                f"FROM ({new}) AS m WHERE cdc_processed_files.file_id = m.file_id",
+                [value for line in moved for value in line],
+            )
 
     def _duplicates(self, tx: Transaction, candidates: Sequence[Candidate], claimed: Sequence[Claimed]) -> int:
         values: list[object] = []
@@ -407,12 +428,23 @@ class Ledger:
         )
 
     def record_unclaimed(
-        self, version: FileVersion, file_key: str, status: Status, failure: FailureClass | None, message: str
+        self,
+        version: FileVersion,
+        file_key: str,
+        status: Status,
+        failure: FailureClass | None,
+        message: str,
+        *,
+        anywhere: bool = True,
     ) -> bool:
         """Write the ledger row of a file that no table takes (unlisted, unreadable name, gone before its look-up).
 
+        Args:
+            anywhere: a version that was applied to any target is done (its table left the map since). False for one
+                that has a target, which the claim has looked for.
+
         Returns:
-            False where the version is applied already (its table left the map since): nothing is written.
+            False where the version is applied already: nothing is written.
         """
         turn = self._config.unlisted_turn
 
@@ -420,7 +452,8 @@ class Ledger:
             with self._engine.transaction() as tx:
                 if turn not in read_turns(tx, {turn}, first=True):
                     raise LedgerUnavailableError(f"{turn} has no row in cdc_tables: run the migrate function")
-                if tx.execute("SELECT 1 FROM cdc_applied WHERE file_id = ? LIMIT 1", [version.file_id]):
+                done = "SELECT 1 FROM cdc_applied WHERE file_id = ? LIMIT 1"
+                if anywhere and tx.execute(done, [version.file_id]):
                     return False
                 known = read_rows(tx, [version.file_id])
                 self._touch_turns(tx, {turn})
@@ -464,17 +497,33 @@ class Ledger:
         with_conflict_retries(self._deadline, lambda: self._engine.query(sql, parameters), reserve_seconds=1.0)
 
 
+ANEW = (
+    "status = 'pending', recorded_status = 'failed', error_message = NULL, error_class = NULL, merge_asked = "
+    "CASE WHEN status = 'pending' AND error_class = 'held' THEN TRUE WHEN status = 'skipped' THEN FALSE "
+    "ELSE merge_asked END"
+)
+"""What `firebolt-cdc retry` and `load` write: the guide's UPDATE by hand, which also decides about a held file."""
+
+
 def read_turns(tx: Transaction, names: set[str], *, first: bool = False) -> dict[str, Turn]:
     """The turns by name. With `first`, this is the read that begins the transaction."""
     run = tx.begin if first else tx.execute
     rows = run(
         "SELECT turn, pipeline, holder, CASE WHEN lease_until > CURRENT_TIMESTAMP THEN 1 ELSE 0 END, generation, "
-        f"order_format, generation_started_at FROM cdc_tables WHERE turn IN ({marks(list(names))})",
+        "order_format, generation_started_at, CASE WHEN source_table IS NULL THEN 0 ELSE 1 END "
+        f"FROM cdc_tables WHERE turn IN ({marks(list(names))})",
         sorted(names),
     )
     return {
         str(r[0]): Turn(
-            str(r[0]), str(r[1]), r[2], bool(int(r[3])), int(r[4]), str(r[5]), r[6] if int(r[4]) > 1 else None
+            str(r[0]),
+            str(r[1]),
+            r[2],
+            bool(int(r[3])),
+            int(r[4]),
+            str(r[5]),
+            r[6] if int(r[4]) > 1 else None,
+            bool(int(r[7])),
         )
         for r in rows
     }
@@ -523,20 +572,39 @@ def read_reloads(tx: Transaction, files: Sequence[SourceFile], generations: dict
     }
 
 
-ROW_COLUMNS = "file_id, status, recorded_status, claim_id, alone_count, error_class, error_message"
+ROW_COLUMNS = (
+    "file_id",
+    "status",
+    "recorded_status",
+    "claim_id",
+    "alone_count",
+    "error_class",
+    "error_message",
+    "turn",
+    "source_table",
+    "target_table",
+    "kind",
+    "merge_asked",
+)
 
 
 def ledger_row(values: Sequence[object]) -> LedgerRow:
     """A row of a SELECT of ROW_COLUMNS."""
-    file_id, status, recorded, claim_id, alone_count, error_class, error_message = values
+    texts = [None if value is None else str(value) for value in values]
+    file_id, status, recorded, claim_id, alone_count, error_class, error_message, turn, source, target, kind, _ = texts
     return LedgerRow(
         str(file_id),
         str(status),
         str(recorded),
-        None if claim_id is None else str(claim_id),
+        claim_id,
         int(str(alone_count)),
-        None if error_class is None else str(error_class),
-        None if error_message is None else str(error_message),
+        error_class,
+        error_message,
+        str(turn),
+        source,
+        target,
+        kind,
+        merge_asked=bool(values[-1]),
     )
 
 
@@ -544,7 +612,8 @@ def read_rows(tx: Transaction, file_ids: Sequence[str]) -> dict[str, LedgerRow]:
     """The ledger rows by file id."""
     if not file_ids:
         return {}
-    rows = tx.execute(f"SELECT {ROW_COLUMNS} FROM cdc_processed_files WHERE file_id IN ({marks(file_ids)})", file_ids)
+    columns = ", ".join(ROW_COLUMNS)
+    rows = tx.execute(f"SELECT {columns} FROM cdc_processed_files WHERE file_id IN ({marks(file_ids)})", file_ids)
     return {str(row[0]): ledger_row(row) for row in rows}
 
 

@@ -59,7 +59,7 @@ from firebolt_cdc.events import Delivery, Origin
 from firebolt_cdc.files import FileVersion, Kind, SkippedError, SourceFile
 from firebolt_cdc.ledger import Candidate, Claimed, Ledger
 from firebolt_cdc.parquet import TooLargeError, room_bytes
-from firebolt_cdc.protocol import RELOADED, WAY_OUT, Status, Verdict
+from firebolt_cdc.protocol import RELOADED, Status, Verdict, way_out
 from firebolt_cdc.queues import Queues, bodies
 from firebolt_cdc.schema import CHANGE_LENGTH, RESERVED, Column, add_column
 from firebolt_cdc.stage import Counts, Prepared, prepare
@@ -137,7 +137,7 @@ class Worker:
         self._written_again: dict[FileVersion, Candidate] = {}
         """What an earlier generation had, and DMS has written again since: claimed once more."""
         self._first_changes: dict[str, list[datetime]] = {}
-        """When the changes on the first page of a folder's listing were written."""
+        """When the changes of a source table on the first page of its folder's listing were written."""
         self._untried = False
         """Whether rows of this claim may still say `processing` although nobody works on them."""
 
@@ -192,11 +192,16 @@ class Worker:
             self._refuse(version, Status.FAILED, error)
         return None
 
-    def _refuse(self, version: FileVersion, status: Status, error: CdcError) -> None:
-        """Write down a file that no table takes; if that cannot be written, the file waits."""
+    def _refuse(self, version: FileVersion, status: Status, error: CdcError, *, anywhere: bool = True) -> None:
+        """Write down a file that no table takes; if that cannot be written, the file waits.
+
+        `anywhere`: see `Ledger.record_unclaimed`.
+        """
         key = files.file_key(self._config, version.key)
         try:
-            written = self._ledger.record_unclaimed(version, key, status, error.failure_class, str(error))
+            written = self._ledger.record_unclaimed(
+                version, key, status, error.failure_class, str(error), anywhere=anywhere
+            )
         except CdcError as unwritten:
             self._ledger_failed([version], unwritten)
             return
@@ -233,8 +238,9 @@ class Worker:
                 self._end(version, Ending.WAITING, reason, FailureClass.CONFLICT)
             elif c.decision.verdict is Verdict.HOLD:
                 self._end(version, Ending.HELD, reason, FailureClass.HELD)
-            elif c.decision.verdict is Verdict.REJECT and c.decision.unknown:
-                self._refuse(version, Status.FAILED, PermanentError(f"{version}: {reason}"))
+            elif c.decision.foreign or c.decision.delisted:
+                refusal = PermanentError(f"{version}: {reason}")
+                self._refuse(version, Status.FAILED, refusal, anywhere=c.decision.delisted)
             elif c.decision.verdict is Verdict.REJECT:
                 self._end(version, Ending.REJECTED, reason, FailureClass.PERMANENT)
             else:
@@ -415,13 +421,13 @@ class Worker:
                 f"{c.file.version}: older ({info.last_modified}) than the reload with which the generation "
                 f"{c.generation} of {c.file.target} began ({c.superseded_before}); its changes are part of that"
             )
-        if c.file.kind is Kind.CHANGE or c.decision.fresh_budget:
+        if c.file.kind is Kind.CHANGE or c.decision.asked:
             return
         first = self._first_change(c)
         if first is not None and first < info.last_modified:
             raise HeldError(
                 f"{RELOADED}: the full-load file {c.file.file_key} ({info.last_modified}) is newer than the table's "
-                f"first change ({first}). {WAY_OUT.format(c.file.target)}"
+                f"first change ({first}). {way_out(c.file.target if c.file.listed else None)}"
             )
 
     def _first_change(self, c: Claimed) -> datetime | None:
@@ -431,17 +437,17 @@ class Worker:
             [c.file.target, c.generation, Kind.CHANGE],
         )
         found = [rows[0][0]] if rows and rows[0][0] is not None else []
-        folder = files.folder(self._config, c.file.source_table)
-        if folder not in self._first_changes:
-            self._first_changes[folder] = [
+        source_table = c.file.source_table
+        if source_table not in self._first_changes:
+            self._first_changes[source_table] = [
                 info.last_modified
-                for info in self._storage.first_objects(folder)
-                if files.kind_of(self._config, info.version) is Kind.CHANGE
+                for info in self._storage.first_objects(files.folder(self._config, source_table))
+                if files.is_change(self._config, info.version, source_table)
             ]
         after = self._config.source.start_after
         found += [
             m
-            for m in self._first_changes[folder]
+            for m in self._first_changes[source_table]
             if (c.superseded_before is None or m >= c.superseded_before) and (after is None or m > after)
         ]
         return min(found, default=None)

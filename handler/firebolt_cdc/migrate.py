@@ -6,7 +6,7 @@ with the engine's message. Everything it does may be done again.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -16,7 +16,7 @@ from firebolt_cdc import adopt, migrations
 from firebolt_cdc import config as configuration
 from firebolt_cdc.config import Config
 from firebolt_cdc.deadline import Deadline, LambdaContext
-from firebolt_cdc.engine import Engine
+from firebolt_cdc.engine import Engine, Transaction
 from firebolt_cdc.errors import PermanentError
 from firebolt_cdc.ledger import with_conflict_retries
 from firebolt_cdc.migrations import Runner
@@ -74,7 +74,8 @@ def migrate(engine: Engine, config: Config, storage: Storage, deadline: Deadline
 def seed(engine: Engine, config: Config, runner: Runner) -> list[str]:
     """Give each target of the table map its row in `cdc_tables`; returns the new ones.
 
-    The order of a table that holds nothing yet follows the configuration.
+    The order of a table that holds nothing yet follows the configuration. A row says its source table; that of a target
+    that has left the map says none.
 
     Raises:
         PermanentError: a target belongs to another pipeline, or was filled under another name.
@@ -95,6 +96,7 @@ def seed(engine: Engine, config: Config, runner: Runner) -> list[str]:
                 f"one table: give it another target, or remove it from one of them"
             )
         sources = {table.target: source for source, table in config.tables.items()}
+        _note_sources(tx, {str(r[0]): r[3] for r in known if str(r[1]) == pipeline}, sources)
         changed: dict[str, list[str]] = {}
         for turn, order_format in config.turns.items():
             if formats.get(turn, order_format) != order_format and turn not in loaded:
@@ -126,6 +128,19 @@ def seed(engine: Engine, config: Config, runner: Runner) -> list[str]:
             )
         tx.commit()
     return new
+
+
+def _note_sources(tx: Transaction, known: Mapping[str, str | None], sources: Mapping[str, str]) -> None:
+    """Write which source table fills each of this pipeline's turns, where that has changed; None: none any more."""
+    changed = {turn: sources.get(turn) for turn, source in known.items() if source != sources.get(turn)}
+    if left := [turn for turn, source in changed.items() if source is None]:
+        tx.execute(f"UPDATE cdc_tables SET source_table = NULL WHERE turn IN ({marks(left)})", left)
+    if come := [(turn, source) for turn, source in changed.items() if source is not None]:
+        lines = " UNION ALL ".join(["SELECT ? AS turn, ? AS source_table", *["SELECT ?, ?"] * (len(come) - 1)])
+        tx.execute(
+            f"UPDATE cdc_tables SET source_table = s.source_table FROM ({lines}) AS s WHERE cdc_tables.turn = s.turn",
+            [value for line in come for value in line],
+        )
 
 
 def create_locations(engine: Engine, config: Config) -> Sequence[str]:

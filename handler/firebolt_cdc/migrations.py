@@ -38,7 +38,7 @@ DIRECTORY = next(
     _HERE.parents[1] / "migrations",
 )
 """Beside the package in the Lambda's zip, beside `handler/` in the repository."""
-REQUIRED_VERSION = 7
+REQUIRED_VERSION = 8
 """The newest schema version whose tables this code uses."""
 
 

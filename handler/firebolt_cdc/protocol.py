@@ -43,6 +43,8 @@ class Turn:
     order_format: str
     superseded_before: datetime | None = None
     """Objects last modified before this belong to an earlier generation. None in the first one."""
+    listed: bool = True
+    """Whether the table map for which the migrate function ran last has the target."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,13 @@ class LedgerRow:
     alone_count: int
     error_class: str | None
     error_message: str | None
+    turn: str = ""
+    """The turn under which it was written last, and what the table map said then of the file."""
+    source_table: str | None = None
+    target_table: str | None = None
+    kind: str | None = None
+    merge_asked: bool = False
+    """A person asked for it while it was held, see `asked`."""
 
     @property
     def typed(self) -> bool:
@@ -75,12 +84,30 @@ class LedgerRow:
         """Whether the file waits for an operator's decision."""
         return self.status == Status.PENDING and self.error_class == FailureClass.HELD
 
+    @property
+    def asked(self) -> bool:
+        """Whether a person has decided that it is loaded although it is a reload, and it has not come to an end since.
+
+        It outlasts the claim that follows the request, which may fail, crash, or be short of time.
+        """
+        return self.merge_asked and self.status in (Status.PENDING, Status.PROCESSING, Status.FAILED)
+
 
 RELOADED = "DMS has reloaded the table"
-WAY_OUT = (
-    "Merging the new full load would leave rows that the source no longer has: when it is complete, run "
-    "firebolt-cdc reload {}. (firebolt-cdc retry merges the file all the same.)"
-)
+
+
+def way_out(table: str | None) -> str:
+    """What to do about a full load that was written anew; `table` is None where the table map does not list it."""
+    if table is None:
+        return (
+            "Appending the new full load would repeat its rows: list the table in `tables` and apply, then run "
+            "firebolt-cdc reload TABLE or, if that finds nothing to reload from, firebolt-cdc retry FILE. (While it is "
+            "not listed, firebolt-cdc retry FILE appends the file all the same.)"
+        )
+    return (
+        "Merging the new full load would leave rows that the source no longer has: when it is complete, run "
+        f"firebolt-cdc reload {table}. (firebolt-cdc retry FILE merges the file all the same.)"
+    )
 
 
 class Verdict(StrEnum):
@@ -101,6 +128,8 @@ class Decision:
     reason: str = ""
     fresh_budget: bool = False
     """A person asked for the file again: attempts count from zero."""
+    asked: bool = False
+    """A person asked for the file: it is loaded also where it is a reload."""
     suspect: bool = False
     """The last claim of the file died without a word: it is tried alone."""
     mend: bool = False
@@ -109,8 +138,10 @@ class Decision:
     """Its attempts are used up and its ledger row does not say so: it becomes `failed`."""
     earlier: bool = False
     """It is applied in an earlier generation only: a duplicate, unless its object was written again since."""
-    unknown: bool = False
-    """It has no ledger row and this claim writes none: its refusal is written down under the shared turn."""
+    foreign: bool = False
+    """The target is another pipeline's."""
+    delisted: bool = False
+    """The target is unlisted now, and was filled as a listed one."""
 
 
 def decide_claim(
@@ -123,6 +154,7 @@ def decide_claim(
     max_attempts: int,
     earlier: bool = False,
     reloaded: bool = False,
+    listed: bool = True,
 ) -> Decision:
     """Decide about one file version from what one transaction has read.
 
@@ -136,6 +168,7 @@ def decide_claim(
         max_attempts: how often a file may be tried alone.
         earlier: it stands there for an earlier generation, which a reload has superseded (or False, likewise).
         reloaded: it is a full-load file whose key was applied with other content, in the table's generation.
+        listed: the table map has its table, so that the turn is the target's own.
     """
     if applied or earlier:
         mend = row is not None and row.status != Status.COMPLETED
@@ -147,7 +180,7 @@ def decide_claim(
             Verdict.REJECT,
             f"the target belongs to the pipeline {turn.pipeline}; two pipelines cannot fill one table: "
             "list it in `tables` with another target",
-            unknown=row is None,
+            foreign=True,
         )
     fresh = row is not None and row.typed and row.status == Status.PENDING
     if row is not None and not fresh:
@@ -163,10 +196,12 @@ def decide_claim(
             f"the table's rows are ordered by {turn.order_format!r}, the configuration says {order_format!r}: restore "
             f"the setting, or run firebolt-cdc reload {turn.name} --everything",
         )
-    if reloaded and not fresh:
+    asked = fresh or (row is not None and row.asked)
+    if reloaded and not asked:
         return Decision(
             Verdict.HOLD,
-            f"{RELOADED}: a full-load file of this name was applied with other content. {WAY_OUT.format(turn.name)}",
+            f"{RELOADED}: a full-load file of this name was applied with other content. "
+            f"{way_out(turn.name if listed else None)}",
         )
     if row is not None and not fresh and row.alone_count >= max_attempts:
         return Decision(
@@ -175,7 +210,27 @@ def decide_claim(
             give_up=row.typed or row.status != Status.FAILED,
         )
     suspect = row is not None and not fresh and row.claim_id is not None
-    return Decision(Verdict.CLAIM, fresh_budget=fresh, suspect=suspect)
+    return Decision(Verdict.CLAIM, fresh_budget=fresh, asked=asked, suspect=suspect)
+
+
+def decide_own_turn(turn: Turn, source_table: str) -> Decision:
+    """Decide about a file of an unlisted table whose target has a turn of its own.
+
+    Either a newer version lists the table, and loads the file; or it was listed, and its target holds rows that may
+    have another form than those of an unlisted table (a key, `deletes`, an order): they are not mixed.
+    """
+    if turn.listed:
+        return Decision(
+            Verdict.WAIT,
+            f"{turn.name} has a turn of its own, as a listed table: the version that lists it loads the file; if none "
+            "does any more, run the migrate function (terraform apply)",
+        )
+    return Decision(
+        Verdict.REJECT,
+        f"the unlisted table {source_table} would load into {turn.name}, which was filled while the table map listed "
+        "it: list it again with that target, or with another one, and apply, then run firebolt-cdc retry",
+        delisted=True,
+    )
 
 
 def needs_operator(row: LedgerRow, max_attempts: int) -> bool:

@@ -270,6 +270,17 @@ def text_partition(bench: Bench) -> Asked:
     return _same(session(f"SELECT n FROM {bench.prefix}parted WHERE name = 'a/b.c'"), [[1]])
 
 
+@question("An UPDATE of the column of PARTITION BY moves the row")
+def moved_partition(bench: Bench) -> Asked:
+    """A ledger row follows its file when the file's table is listed, or gets another target."""
+    table = f"{bench.prefix}moved"
+    bench.create(f"CREATE TABLE {table} (k INT, name TEXT NOT NULL) PRIMARY INDEX k PARTITION BY name")
+    session = bench.single
+    session(f"INSERT INTO {table} VALUES (1, 'a'), (2, 'a')")
+    session(f"UPDATE {table} SET name = 'b' WHERE k = 1")
+    return _same(session(f"SELECT k, name FROM {table} ORDER BY k"), [[1, "b"], [2, "a"]])
+
+
 @question("The migrations' CREATE TABLE and ALTER TABLE are accepted")
 def ledger_tables(bench: Bench) -> Asked:
     """The ledger (`migrations/`), here under scratch names."""

@@ -9,7 +9,7 @@ import pytest
 from firebolt_cdc import loader
 from firebolt_cdc.errors import ConflictError
 from firebolt_cdc.loader import Worker
-from support import Pipeline, sessions
+from support import Pipeline, sessions, table_config
 
 ONE = "fair/sessions/20241124-1.parquet"
 EXPIRE = "UPDATE cdc_tables SET lease_until = CURRENT_TIMESTAMP - INTERVAL '1' SECOND WHERE holder IS NOT NULL"
@@ -76,6 +76,31 @@ def test_a_file_of_another_pipelines_table_has_its_line(pipeline: Pipeline) -> N
     assert pipeline.deliver(pipeline.put("fair/sessions/20241124-8.parquet", sessions(("I", 1, "a")))) == []
     assert pipeline.ledger() == {"fair/sessions/20241124-8.parquet": ("failed", "permanent")}
     assert len(pipeline.take(pipeline.dlq)) == 1
+
+
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_a_file_of_another_pipelines_table_that_is_tried_again_is_refused_once(
+    pipeline: Pipeline, elsewhere: bool
+) -> None:
+    event = pipeline.put("fair/sessions/20241124-8.parquet", sessions(("I", 1, "a")))
+    pipeline.sql("UPDATE cdc_tables SET pipeline = 'other/dms/' WHERE turn = 'sessions'")
+    if elsewhere:
+        pipeline.configure(tables={"fair/sessions": table_config("older", ["sid"])})
+        pipeline.migrate()
+        assert pipeline.deliver(event) == []
+        pipeline.configure(tables={"fair/sessions": table_config("sessions", ["sid"])})
+        pipeline.sql("UPDATE cdc_processed_files SET status = 'failed', recorded_status = 'failed'")
+    else:
+        assert pipeline.deliver(event) == []
+        assert len(pipeline.take(pipeline.dlq)) == 1
+    pipeline.sql("UPDATE cdc_processed_files SET status = 'pending', error_message = NULL WHERE status = 'failed'")
+    assert pipeline.clean("sweep")["sweep"]["requeued"] == 1
+    pipeline.drain()
+    assert pipeline.ledger() == {"fair/sessions/20241124-8.parquet": ("failed", "permanent")}
+    assert len(pipeline.take(pipeline.dlq)) == 1
+    pipeline.sql("UPDATE cdc_processed_files SET enqueued_at = NULL")
+    assert pipeline.clean("sweep")["sweep"]["requeued"] == 0
+    assert pipeline.clean("reconcile")["reconcile"]["missing"] == 0
 
 
 def test_a_load_that_others_keep_from_committing_costs_no_attempt(

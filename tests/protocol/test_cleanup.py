@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
-from firebolt_cdc import cleanup, loader
+from firebolt_cdc import cleanup, cli, loader
 from firebolt_cdc.apply import Applier
+from firebolt_cdc.engine import Engine
 from firebolt_cdc.errors import PermanentError
-from support import Pipeline, sessions
+from support import PREFIX, Command, Pipeline, parquet, sessions, table_config
 
 ONE = "fair/sessions/20241124-1.parquet"
 TWO = "fair/sessions/20241124-2.parquet"
+NO_GRACE = {"reconcile_grace_seconds": 0}
 RETRY = (  # verbatim from the deployment guide, less its age condition, which the second one has
     "UPDATE cdc_processed_files SET status = 'pending', error_message = NULL WHERE status = 'failed'"
 )
@@ -115,6 +119,31 @@ def test_typed_rows_go_however_long_the_queue_is(pipeline: Pipeline) -> None:
     pipeline.sql(RETRY)
     assert pipeline.clean("sweep")["sweep"]["requeued"] == 3
     assert pipeline.clean("sweep")["sweep"]["requeued"] == 0, "once per interval"
+
+
+def test_files_of_a_busy_table_are_not_sent_again_and_again(pipeline: Pipeline) -> None:
+    def requeued(sent_seconds_ago: int) -> int:
+        ago = f"CURRENT_TIMESTAMP - INTERVAL '{sent_seconds_ago}' SECOND"
+        pipeline.sql(f"UPDATE cdc_processed_files SET enqueued_at = {ago}")
+        sent: int = pipeline.clean("sweep")["sweep"]["requeued"]
+        return sent
+
+    pipeline.configure(cleanup={"sweep_interval_seconds": 60})
+    keys = [f"fair/sessions/20241124-{number}.parquet" for number in range(2)]
+    pipeline.deliver(*(pipeline.put(key, b"junk") for key in keys))
+    pipeline.sql("UPDATE cdc_processed_files SET status = 'pending'")
+    pipeline.sql(
+        f"UPDATE cdc_processed_files SET recorded_status = 'pending', error_class = NULL WHERE file_key = '{keys[0]}'"
+    )
+    pipeline.sql(
+        "UPDATE cdc_tables SET holder = 'w', lease_until = CURRENT_TIMESTAMP + INTERVAL '1' HOUR "
+        "WHERE turn = 'sessions'"
+    )
+    assert pipeline.clean("sweep")["sweep"]["requeued"] == 2, "not sent yet"
+    assert requeued(sent_seconds_ago=100) == 0, "their messages go round"
+    assert requeued(sent_seconds_ago=60 * cleanup.BUSY_INTERVALS + 10) == 2, "unless they are lost"
+    pipeline.sql("UPDATE cdc_tables SET holder = NULL")
+    assert requeued(sent_seconds_ago=100) == 2, "nobody loads the table"
 
 
 def test_hand_edits_never_load_a_file_twice(pipeline: Pipeline) -> None:
@@ -229,3 +258,125 @@ def test_a_status_that_nobody_knows_is_tried_again(pipeline: Pipeline) -> None:
     assert pipeline.deliver(pipeline.put(ONE, b"junk")) == []
     pipeline.sql("UPDATE cdc_processed_files SET status = 'PENDING'")
     assert pipeline.clean("sweep")["sweep"]["requeued"] == 1
+
+
+def test_a_file_that_fails_in_its_new_target_stays_failed_though_another_has_it(pipeline: Pipeline) -> None:
+    key = "fair/new/20241124-1.parquet"
+    pipeline.configure(unlisted_tables="append")
+    pipeline.deliver(pipeline.put(key, parquet({"Op": ["I"], "sid": pa.array([None], pa.int64())})))
+    assert pipeline.ledger() == {key: ("completed", None)}, "an append table takes a row without key"
+    pipeline.configure(tables=pipeline.config["tables"] | {"fair/new": table_config("new", ["sid"])})
+    pipeline.migrate()
+    assert pipeline.clean("reconcile")["reconcile"]["missing"] == 1
+    pipeline.drain()
+    assert pipeline.ledger() == {key: ("failed", "permanent")}
+    assert len(pipeline.take(pipeline.dlq)) == 1
+    assert pipeline.clean("sweep")["sweep"]["mended"] == 0
+    assert pipeline.ledger() == {key: ("failed", "permanent")}
+    assert pipeline.clean("reconcile")["reconcile"]["missing"] == 0
+
+
+def test_a_row_that_differs_from_what_is_applied_is_mended_also_of_a_table_that_left_the_map(
+    pipeline: Pipeline,
+) -> None:
+    pipeline.deliver(pipeline.put(ONE, sessions(("I", 1, "a"))))
+    failed = "UPDATE cdc_processed_files SET status = 'failed', recorded_status = 'failed', error_class = 'permanent'"
+    pipeline.sql(failed)
+    assert pipeline.clean("sweep")["sweep"]["mended"] == 1
+    pipeline.sql(failed)
+    pipeline.configure(tables={"fair/events": table_config("events")})
+    assert pipeline.clean("sweep")["sweep"]["mended"] == 1
+    assert pipeline.ledger() == {ONE: ("completed", None)}
+
+
+def test_a_sweep_costs_no_more_for_the_rows_that_only_a_person_moves(
+    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    statements: list[str] = []
+    counted: dict[str, float] = {}
+    query = Engine.query
+
+    def counting(engine: Engine, sql: str, parameters: Any = ()) -> Any:
+        statements.append(sql)
+        return query(engine, sql, parameters)
+
+    monkeypatch.setattr(cleanup, "count", lambda name, value=1, *_: counted.update({name: value}))
+    monkeypatch.setattr(Engine, "query", counting)
+
+    def sweep() -> tuple[dict[str, int], int]:
+        statements.clear()
+        return pipeline.clean("sweep")["sweep"], len(statements)
+
+    pipeline.deliver(pipeline.put(ONE, sessions(("I", 1, "a"))))
+    pipeline.deliver(pipeline.put(TWO, b"junk"))
+    _, few = sweep()
+    ways = [("failed", "permanent", 0), ("failed", "gone", 0), ("failed", "transient", 3), ("pending", "held", 0)]
+    for status, error_class, alone in ways:
+        values = ", ".join(
+            f"('{n}', '{status}', '{error_class}{n}', '{pipeline.bucket}/{PREFIX}', 'sessions', '{pipeline.bucket}', "
+            f"'k', 'e', '{status}', {alone}, '{error_class}')"
+            for n in range(150)
+        )
+        pipeline.sql(
+            "INSERT INTO cdc_processed_files (file_key, status, file_id, pipeline, turn, bucket, object_key, etag, "
+            f"recorded_status, alone_count, error_class) VALUES {values}"
+        )
+    counts, many = sweep()
+    assert (counts["left"], counts["requeued"], counted["FilesNeedingOperator"]) == (601, 0, 601)
+    assert many == few
+    pipeline.sql(
+        f"UPDATE cdc_processed_files SET status = 'failed', recorded_status = 'failed', error_class = 'gone' "
+        f"WHERE file_key = '{ONE}'"
+    )
+    assert sweep()[0]["mended"] == 1, "it is applied"
+    assert pipeline.ledger()[ONE] == ("completed", None)
+    pipeline.sql("UPDATE cdc_processed_files SET status = 'pending' WHERE error_class = 'transient'")
+    counts, _ = sweep()
+    assert (counts["left"], counts["requeued"]) == (451, 150)
+
+
+def test_rows_of_a_table_that_is_listed_later_say_where_their_files_go(pipeline: Pipeline, command: Command) -> None:
+    names = {"full": "LOAD00000001", "change": "20241124-1", "again": "LOAD00000002", "bad": "20241124-2"}
+    keys = {name: f"fair/new/{stem}.parquet" for name, stem in names.items()}
+    pipeline.configure(unlisted_tables="skip")
+    pipeline.deliver(
+        pipeline.put(keys["full"], sessions(("I", 1, "old"), ("I", 9, "gone"))),
+        pipeline.put(keys["change"], sessions(("I", 2, "a"))),
+        pipeline.put(keys["bad"], b"junk"),
+    )
+    time.sleep(1.1)
+    pipeline.deliver(pipeline.put(keys["again"], sessions(("I", 1, "new"))))
+    listed = {"fair/new": table_config("new", ["sid"], reload="auto")}
+    pipeline.configure(tables=pipeline.config["tables"] | listed, cleanup={"reload_quiet_seconds": 0} | NO_GRACE)
+    pipeline.migrate()
+    assert pipeline.clean("reconcile")["reconcile"]["missing"] == 4
+    pipeline.drain()
+    assert {key: (status, *rest) for key, status, *rest in pipeline.sql(
+        "SELECT file_key, status, error_class, turn, source_table, target_table, kind FROM cdc_processed_files"
+    )} == {
+        keys["full"]: ("completed", None, "new", "fair/new", "new", "full"),
+        keys["change"]: ("completed", None, "new", "fair/new", "new", "change"),
+        keys["again"]: ("pending", "held", "new", "fair/new", "new", "full"),
+        keys["bad"]: ("failed", "permanent", "new", "fair/new", "new", "change"),
+    }  # fmt: skip
+    assert command(cli.retry, table="fair/new")["would_retry"] == [keys["bad"]]
+    assert pipeline.clean("reload")["reload"]["reloaded"] == 1
+
+
+def test_what_was_held_or_failed_before_its_table_was_listed_is_found_by_the_table(
+    pipeline: Pipeline, command: Command
+) -> None:
+    pipeline.configure(unlisted_tables="append")
+    pipeline.deliver(pipeline.put("fair/new/20241124-1.parquet", sessions(("I", 2, "a"))))
+    time.sleep(1.1)
+    pipeline.deliver(pipeline.put("fair/new/LOAD00000002.parquet", sessions(("I", 1, "new"))))
+    pipeline.configure(unlisted_tables="fail")
+    pipeline.deliver(pipeline.put("fair/new/20241124-2.parquet", sessions(("U", 1, "b"))))
+    listed = {"fair/new": table_config("new", ["sid"], reload="auto")}
+    pipeline.configure(tables=pipeline.config["tables"] | listed, cleanup={"reload_quiet_seconds": 0} | NO_GRACE)
+    pipeline.migrate()
+    assert command(cli.retry, table="fair/new")["would_retry"] == ["fair/new/20241124-2.parquet"]
+    assert command(cli.retry, table="new")["would_retry"] == ["fair/new/20241124-2.parquet"]
+    assert command(cli.retry, table="sessions")["would_retry"] == []
+    assert pipeline.clean("reload")["reload"]["reloaded"] == 1
+    assert pipeline.sql('SELECT "sid", "user" FROM new') == [[1, "b"]]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 
 from firebolt_cdc import apply, loader
 from firebolt_cdc.errors import GoneError, PermanentError
+from firebolt_cdc.ledger import ANEW
 from support import Context, Pipeline, parquet, sessions, table_config
 
 Logs = Callable[[], list[dict[str, Any]]]
@@ -220,11 +222,59 @@ def test_a_reloaded_full_load_is_held_until_a_person_decides(pipeline: Pipeline)
     ]
     assert pipeline.clean("sweep")["sweep"]["requeued"] == 0, "nobody carries it out by itself"
     assert pipeline.clean("reconcile")["reconcile"]["missing"] == 0
-    pipeline.sql(
-        "UPDATE cdc_processed_files SET recorded_status = 'failed', error_class = NULL WHERE error_class = 'held'"
-    )  # what `firebolt-cdc retry --yes` writes
+    pipeline.sql(f"UPDATE cdc_processed_files SET {ANEW} WHERE error_class = 'held'")
     assert pipeline.deliver(again) == []
     assert target(pipeline) == [[1, "new"], [2, "gone"]]
+
+
+@pytest.mark.parametrize("again", ["LOAD00000001", "LOAD00000002"])
+def test_a_reload_of_an_unlisted_table_names_a_way_out_that_works(pipeline: Pipeline, again: str) -> None:
+    pipeline.configure(unlisted_tables="append")
+    pipeline.deliver(pipeline.put("fair/new/LOAD00000001.parquet", sessions(("I", 1, "old"), ("I", 2, "gone"))))
+    pipeline.put("fair/new/20241124-1.parquet", sessions(("U", 1, "b")))
+    time.sleep(1.1)
+    event = pipeline.put(f"fair/new/{again}.parquet", sessions(("I", 1, "new")))
+    pipeline.deliver(event)
+    said = pipeline.sql.value("SELECT error_message FROM cdc_processed_files WHERE error_class = 'held'")
+    assert "list the table in `tables`" in said
+    assert "retry FILE" in said
+    assert "firebolt-cdc reload fair__new" not in said
+    assert "reload *" not in said
+
+
+def test_files_of_a_table_that_left_the_map_do_not_go_into_its_target_in_another_form(pipeline: Pipeline) -> None:
+    without, name = pipeline.config["tables"], "fair/new/20241124-{}.parquet"
+    listed = without | {"fair/new": table_config("fair__new", ["sid"])}
+    pipeline.configure(tables=listed, unlisted_tables="append")
+    pipeline.migrate()
+    first = pipeline.put(name.format(1), sessions(("I", 1, "a")))
+    assert pipeline.deliver(first) == []
+    second = pipeline.put(name.format(2), sessions(("I", 2, "b")))
+
+    pipeline.configure(tables=without)  # a worker of the version before the listing
+    assert pipeline.deliver(second) == []
+    assert len(pipeline.take(pipeline.queue, wait=True)) == 1, "it waits for the version that lists it"
+    assert pipeline.take(pipeline.dlq) == []
+
+    pipeline.migrate()  # the table is listed no more
+    assert pipeline.deliver(first, second) == []
+    assert len(pipeline.take(pipeline.dlq)) == 1
+    assert pipeline.ledger() == {name.format(1): ("completed", None), name.format(2): ("failed", "permanent")}
+    assert "list it again" in pipeline.sql.value(
+        "SELECT error_message FROM cdc_processed_files WHERE status = 'failed'"
+    )
+    assert pipeline.take(pipeline.queue) == []
+
+    pipeline.configure(tables=listed)
+    pipeline.migrate()
+    pipeline.sql("UPDATE cdc_processed_files SET status = 'pending' WHERE status = 'failed'")
+    assert pipeline.clean("sweep")["sweep"]["requeued"] == 1
+    pipeline.drain()
+    assert pipeline.sql('SELECT "sid", "user" FROM fair__new ORDER BY 1') == [[1, "a"], [2, "b"]]
+    pipeline.configure(tables=without)
+    third = pipeline.put(name.format(3), sessions(("I", 3, "c")))
+    assert pipeline.deliver(third) == []
+    assert len(pipeline.take(pipeline.queue, wait=True)) == 1, "it is listed again, says the migrate function"
 
 
 def test_an_engine_that_reads_other_rows_than_the_file_has_applies_nothing(

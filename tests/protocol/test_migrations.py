@@ -272,6 +272,26 @@ def test_a_ledger_made_by_hand_is_adopted(engine: StandIn, moment: str) -> None:
     assert pipeline.sql('SELECT "sid" FROM sessions ORDER BY "sid"') == [[4], [9]], "a new version of an adopted file"
 
 
+def test_an_adopted_ledger_that_names_a_file_in_two_ways_gives_one_row(engine: StandIn) -> None:
+    pipeline = Pipeline(engine.url)
+    keys = [f"fair/sessions/20241124-{n}.parquet" for n in (1, 2)]
+    for n, key in enumerate(keys):
+        pipeline.put(key, sessions(("I", n, "a")))
+    pipeline.sql(
+        "CREATE TABLE cdc_processed_files (file_key TEXT, processed_at TIMESTAMPTZ, status TEXT, request_id TEXT)"
+    )
+    for key, status in (
+        (keys[0], "completed"), (PREFIX + keys[0], "failed"), (keys[1], "processing"), (PREFIX + keys[1], "failed"),
+    ):  # fmt: skip
+        pipeline.sql(
+            "INSERT INTO cdc_processed_files VALUES (?, CURRENT_TIMESTAMP + INTERVAL '1' MINUTE, ?, 'r')", key, status
+        )
+    assert pipeline.migrate()["adopted"] == {"applied": 1, "held": 1}
+    rows = pipeline.sql("SELECT file_key, status, attempt_count FROM cdc_processed_files ORDER BY file_key")
+    assert rows == [[keys[0], "completed", 2], [keys[1], "pending", 2]]
+    assert pipeline.sql.value("SELECT COUNT(*) FROM cdc_applied") == 1
+
+
 def test_what_the_adopted_ledger_does_not_know(engine: StandIn) -> None:
     pipeline = Pipeline(engine.url)
     before = pipeline.put("fair/events/20241124-1.parquet", sessions(("I", 1, "before the ledger")))

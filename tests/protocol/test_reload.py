@@ -11,13 +11,14 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
+from firebolt_cdc import cli, engine, loader
 from firebolt_cdc import config as configuration
-from firebolt_cdc import engine
+from firebolt_cdc.apply import Applier
 from firebolt_cdc.deadline import Deadline
-from firebolt_cdc.errors import CdcError, PermanentError, TransientError
+from firebolt_cdc.errors import CdcError, FailureClass, PermanentError, TransientError
 from firebolt_cdc.plan import NothingToReloadError, Plan
 from firebolt_cdc.reload import Reload, Result
-from support import Context, Pipeline, parquet, sessions, table_config
+from support import Command, Context, Pipeline, parquet, sessions, table_config
 
 LOAD = "fair/sessions/LOAD0000000{}.parquet"
 CHANGE = "fair/sessions/2024/11/24/20241124-{}.parquet"
@@ -146,6 +147,21 @@ def test_the_files_of_one_full_load_are_no_reload_whenever_their_events_come(pip
     for event in (change, second, first):
         assert pipeline.deliver(event) == []
     assert target(pipeline) == [[1, "ann2"], [2, "bob"]]
+
+
+def test_changes_of_a_table_whose_folder_lies_in_anothers_do_not_hold_its_full_load(pipeline: Pipeline) -> None:
+    outer = table_config("outer", ["sid"], files={"path": "fair/"})
+    inner = table_config("inner", ["sid"], files={"path": "fair/inner/"})
+    pipeline.configure(tables={"fair/outer": outer, "fair/inner": inner})
+    pipeline.migrate()
+    assert pipeline.deliver(pipeline.put("fair/inner/20241124-1.parquet", sessions(("I", 1, "a")))) == []
+    later()
+    assert pipeline.deliver(pipeline.put("fair/LOAD00000001.parquet", full((1, "a")))) == []
+    assert pipeline.ledger()["fair/LOAD00000001.parquet"] == ("completed", None)
+    pipeline.put("fair/20241124-1.parquet", sessions(("U", 1, "b")))
+    later()
+    assert pipeline.deliver(pipeline.put("fair/LOAD00000002.parquet", full((1, "c")))) == []
+    assert pipeline.ledger()["fair/LOAD00000002.parquet"] == ("pending", "held"), "its own do"
 
 
 def test_nothing_to_reload_from(pipeline: Pipeline) -> None:
@@ -383,6 +399,51 @@ def test_one_failing_reload_is_told_and_spares_the_others(
     with pytest.raises(PermanentError, match=r"fair/aborted/20241124-2\.parquet: not a readable Parquet file"):
         pipeline.clean("reload")
     assert target(pipeline) == [[1, "ann3"], [5, "eve2"]]
+
+
+@pytest.mark.parametrize("trouble", ["an outage", "a crash", "no time"])
+@pytest.mark.parametrize("names", [(1, 1), (1, 2)], ids=["written over", "under a new name"])
+def test_a_held_file_that_was_retried_is_merged_whatever_the_first_try_meets(
+    pipeline: Pipeline, command: Command, trouble: str, names: tuple[int, int]
+) -> None:
+    pipeline.deliver(pipeline.put(LOAD.format(names[0]), full((1, "ann"))))
+    pipeline.deliver(pipeline.put(CHANGE.format("100000"), sessions(("I", 2, "bob"))))
+    later()
+    again = pipeline.put(LOAD.format(names[1]), full((3, "cy")))
+    pipeline.deliver(again)
+    state = "SELECT status, error_class FROM cdc_processed_files WHERE etag = ?"
+    etag = again["detail"]["object"]["etag"]
+    assert pipeline.sql(state, etag) == [["pending", "held"]]
+    command(cli.retry, [LOAD.format(names[1])], error_class=FailureClass.HELD, yes=True)
+    pipeline.take(pipeline.queue)
+    with pytest.MonkeyPatch.context() as patch:
+        if trouble == "no time":
+            pipeline.deliver(again, timeout_seconds=loader.START_SECONDS - 2)
+        elif trouble == "an outage":
+            patch.setattr(Applier, "apply", failing_with(TransientError("the engine restarts")))
+            pipeline.deliver(again)
+        else:
+            patch.setattr(Applier, "apply", failing_with(KeyboardInterrupt()))
+            patch.setattr(loader.Worker, "_release", lambda *_: None)
+            with pytest.raises(KeyboardInterrupt):
+                pipeline.deliver(again)
+            pipeline.sql("UPDATE cdc_tables SET lease_until = CURRENT_TIMESTAMP WHERE holder IS NOT NULL")
+            pipeline.clean("sweep")
+    assert pipeline.sql(state, etag) != [["pending", "held"]]
+    pipeline.deliver(again)
+    assert pipeline.sql(state, etag) == [["completed", None]]
+    assert target(pipeline) == [[1, "ann"], [2, "bob"], [3, "cy"]]
+    later()
+    newer = pipeline.put(LOAD.format(names[1]), full((4, "dan")))
+    pipeline.deliver(newer)
+    assert pipeline.sql(state, newer["detail"]["object"]["etag"]) == [["pending", "held"]], "a decision of its own"
+
+
+def failing_with(error: BaseException) -> Callable[..., None]:
+    def fail(*_: Any, **__: Any) -> None:
+        raise error
+
+    return fail
 
 
 class BrokenError(CdcError):

@@ -71,6 +71,27 @@ def test_another_order_format_is_held() -> None:
     assert claim(None, order_format="change_seq:s").verdict is Verdict.HOLD
 
 
+@pytest.mark.parametrize(
+    ("ledger_row", "verdict"),
+    [
+        (None, Verdict.HOLD),
+        (row("pending"), Verdict.HOLD),
+        (row("pending", claim_id="dead", alone_count=1), Verdict.HOLD),
+        (row("pending", "failed"), Verdict.CLAIM),
+        (row("pending", merge_asked=True), Verdict.CLAIM),
+        (row("failed", error_class="transient", merge_asked=True), Verdict.CLAIM),
+        (row("processing", claim_id="dead", merge_asked=True), Verdict.CLAIM),
+        (row("pending", error_class="held", merge_asked=True), Verdict.HOLD),
+        (row("completed", merge_asked=True), Verdict.HOLD),
+        (row("skipped", merge_asked=True), Verdict.HOLD),
+    ],
+)
+def test_a_reload_is_held_until_a_person_decides(ledger_row: LedgerRow | None, verdict: Verdict) -> None:
+    decision = claim(ledger_row, reloaded=True)
+    assert decision.verdict is verdict
+    assert decision.asked is (verdict is Verdict.CLAIM)
+
+
 def test_what_a_person_set_to_pending_has_a_fresh_budget() -> None:
     assert claim(row("pending", "failed", alone_count=9)).fresh_budget
     assert not claim(row("pending", alone_count=1)).fresh_budget
