@@ -427,7 +427,7 @@ class Applier:
             given = ", ".join([*(f"s.{ident(c)}" for c in columns), *("NULL" for _ in absent)])
             return (
                 f"INSERT INTO {ident(part.place.destination)} ({idents([*columns, *absent])}) SELECT {given} "
-                f"FROM ({selected}) AS s WHERE EXISTS ({_GUARD})",
+                f"FROM ({selected}) AS s WHERE EXISTS ({GUARD})",
                 [*parameters, part.place.turn, load_id],
             )
         return merge_statement(part, names, selected, parameters, load_id, absent, clears=kind is Kind.CHANGE)
@@ -437,7 +437,7 @@ class Applier:
         return (
             "INSERT INTO cdc_tombstones (target_table, generation, row_key, seq, file_modified_at, load_id) "
             f"SELECT ?, ?, {row_key(part.place.table.primary_key, 'p')}, p.{ident(SEQ)}, CAST(? AS TIMESTAMPTZ), ? "
-            f"FROM {reading} AS p WHERE p.{ident(OP)} = 'D' AND EXISTS ({_GUARD})",
+            f"FROM {reading} AS p WHERE p.{ident(OP)} = 'D' AND EXISTS ({GUARD})",
             [
                 part.place.table.target,
                 part.place.generation,
@@ -483,7 +483,7 @@ class Applier:
             "SELECT v.applied_id, v.file_id, v.key_id, v.file_key, v.etag, v.kind, CAST(v.modified AS TIMESTAMPTZ), "
             "v.rows_read, v.rows_upserted, v.rows_deleted, v.rows_collapsed, v.rows_dropped, v.rows_moved, "
             "NULLIF(v.schema_change, ''), ?, ?, ?, ?, CURRENT_TIMESTAMP "
-            f"FROM (VALUES {', '.join([row] * len(part.files))}) AS v ({names}) WHERE EXISTS ({_GUARD})",
+            f"FROM (VALUES {', '.join([row] * len(part.files))}) AS v ({names}) WHERE EXISTS ({GUARD})",
             [
                 self._config.source.pipeline,
                 part.place.table.target,
@@ -500,7 +500,8 @@ def _count(tx: Transaction, what: str, parameters: Sequence[object] = ()) -> int
     return int(tx.execute(f"SELECT COUNT(*) FROM {what} AS p", parameters)[0][0])
 
 
-_GUARD = "SELECT 1 FROM cdc_tables WHERE turn = ? AND load_id = ?"
+GUARD = "SELECT 1 FROM cdc_tables WHERE turn = ? AND load_id = ?"
+"""True only inside the transaction that has written `load_id` into the turn."""
 
 
 def parquet(config: Config, *, staged: str | None = None, source: str | None = None) -> tuple[str, list[object]]:
@@ -617,7 +618,7 @@ def merge_statement(
         f"SELECT s.* FROM ({selected}) AS s "
         "LEFT JOIN (SELECT row_key, MAX(seq) AS seq FROM cdc_tombstones WHERE target_table = ? AND generation = ? "
         f"GROUP BY row_key) AS d ON d.row_key = {row_key(table.primary_key, 's')} "
-        f"WHERE (d.seq IS NULL OR s.{ident(SEQ)} > d.seq) AND EXISTS ({_GUARD})"
+        f"WHERE (d.seq IS NULL OR s.{ident(SEQ)} > d.seq) AND EXISTS ({GUARD})"
     )
     values = [*parameters, table.target, part.place.generation, part.place.turn, load_id]
     newer = f"(t.{ident(SEQ)} IS NULL OR s.{ident(SEQ)} > t.{ident(SEQ)})"

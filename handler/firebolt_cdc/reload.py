@@ -25,7 +25,7 @@ import boto3
 
 from firebolt_cdc import ledger, protocol, schema
 from firebolt_cdc.apply import (
-    _GUARD,
+    GUARD,
     PART_FILES,
     PART_FULL_BYTES,
     PART_FULL_LOADS,
@@ -312,23 +312,23 @@ class Reload:
                 "WHERE turn = ? AND holder = ?",
                 [load_id, table.target, self._ledger.claim_id],
             )
-            held = tx.execute(_GUARD, [table.target, load_id])
+            held = tx.execute(GUARD, [table.target, load_id])
             if len(held) != 1:
                 raise ConflictError(f"{table.target}: the transaction does not see its own write of the turn")
             self._require_complete(tx, plan, allow_gone=allow_gone)
             self._keep_settled(tx, plan, [table.target, load_id])
             if not present:
                 tx.execute(create_table(table.target, shadow, table.primary_key))
-            tx.execute(f"DELETE FROM {ident(table.target)} WHERE EXISTS ({_GUARD})", [table.target, load_id])
+            tx.execute(f"DELETE FROM {ident(table.target)} WHERE EXISTS ({GUARD})", [table.target, load_id])
             columns = [column.name for column in shadow]
             tx.execute(
                 f"INSERT INTO {ident(table.target)} ({idents(columns)}) SELECT {idents(columns, 's.')} "
-                f"FROM {ident(plan.shadow)} AS s WHERE EXISTS ({_GUARD})",
+                f"FROM {ident(plan.shadow)} AS s WHERE EXISTS ({GUARD})",
                 [table.target, load_id],
             )
             tx.execute(
                 "UPDATE cdc_reloads SET status = 'done', ended_at = CURRENT_TIMESTAMP "
-                f"WHERE turn = ? AND generation = ? AND EXISTS ({_GUARD})",
+                f"WHERE turn = ? AND generation = ? AND EXISTS ({GUARD})",
                 [table.target, plan.generation, table.target, load_id],
             )
             tx.execute(
@@ -351,7 +351,7 @@ class Reload:
                 "etag, kind, file_modified_at, load_id, schema_change, applied_at) SELECT v.applied_id, a.file_id, "
                 "a.key_id, a.pipeline, a.target_table, ?, a.file_key, a.etag, a.kind, a.file_modified_at, a.load_id, "
                 f"a.schema_change, CURRENT_TIMESTAMP FROM (VALUES {', '.join(['(?, ?)'] * len(items))}) "
-                f"AS v (applied_id, before) JOIN cdc_applied AS a ON a.applied_id = v.before WHERE EXISTS ({_GUARD})",
+                f"AS v (applied_id, before) JOIN cdc_applied AS a ON a.applied_id = v.before WHERE EXISTS ({GUARD})",
                 [plan.generation, *ids, *guard],
             )
 

@@ -10,7 +10,7 @@ from typing import cast
 
 from assumptions.bench import Bench, Session, UnaskableError, is_conflict
 from firebolt_cdc.apply import (
-    _GUARD,
+    GUARD,
     PART_FULL_LOADS,
     Part,
     Place,
@@ -287,12 +287,12 @@ def ledger_tables(bench: Bench) -> Asked:
     return _is(True, f"made as {bench.ledger}*")
 
 
-@question("A load's MERGE: guard, tombstones, WHEN MATCHED AND … DELETE, newer rows only")
+@question("A load's MERGE: guard, tombstones, WHEN MATCHED AND … DELETE, newer rows only, NULL for absent columns")
 def merge(bench: Bench) -> Asked:
     """Every merge table: a change is applied where it is newer than its row and its tombstone, under the guard."""
     target = f"{bench.prefix}target"
     table = Table.model_validate({"target": target, "mode": "merge", "primary_key": ["id"]})
-    columns = (Column("id", "BIGINT", False), Column("v", "TEXT"), Column(SEQ, "TEXT"))
+    columns = (Column("id", "BIGINT", False), Column("v", "TEXT"), Column(SEQ, "TEXT"), Column("w", "TEXT"))
     part = Part(Place("merge", table, 1), (), columns, None, {}, {})
     changes = (
         "(1, 'new', 'U', 'c'), (2, NULL, 'D', 'c'), (3, 'new', 'I', 'c'), (4, 'old', 'U', 'a'), (5, 'old', 'I', 'c')"
@@ -300,23 +300,24 @@ def merge(bench: Bench) -> Asked:
     selected = (
         f"SELECT CAST(p.id AS BIGINT) AS id, p.v, p.{OP}, p.{SEQ} FROM (VALUES {changes}) AS p (id, v, {OP}, {SEQ})"
     )
-    sql, values = merge_statement(part, ["id", "v"], selected, [], "load", [])
+    sql, values = merge_statement(part, ["id", "v"], selected, [], "load", ["w"])
     _open_turn(bench, "merge")
     bench.create(create_table(target, columns, ["id"]))
     setup = bench.single
-    setup(f"INSERT INTO {target} VALUES (1, 'was', 'b'), (2, 'was', 'b'), (4, 'was', 'b')")
+    setup(f"INSERT INTO {target} VALUES (1, 'was', 'b', 'w'), (2, 'was', 'b', 'w'), (4, 'was', 'b', 'w')")
     setup(
         bench.named("INSERT INTO cdc_tombstones (target_table, generation, row_key, seq, load_id) ")
         + f"SELECT '{target}', 1, {row_key(['id'], 'k')}, 'd', 'earlier' FROM (SELECT CAST(5 AS BIGINT) AS id) AS k"
     )
     session = bench.begin()
     session(bench.named(sql), values)
-    unguarded = session(f"SELECT id, v FROM {target} ORDER BY id")
+    unguarded = session(f"SELECT id, v, w FROM {target} ORDER BY id")
     _hold_guard(bench, session, "merge")
     session(bench.named(sql), values)
     session.commit()
-    found = bench.single(f"SELECT id, v FROM {target} ORDER BY id")
-    return _same([unguarded, found], [[[1, "was"], [2, "was"], [4, "was"]], [[1, "new"], [3, "new"], [4, "was"]]])
+    found = bench.single(f"SELECT id, v, w FROM {target} ORDER BY id")
+    before, after = [[1, "was", "w"], [2, "was", "w"], [4, "was", "w"]], [[1, "new", None], [3, "new", None]]
+    return _same([unguarded, found], [before, [*after, [4, "was", "w"]]])
 
 
 @question("INSERT … SELECT … FROM (VALUES …) WHERE EXISTS (guard)")
@@ -326,7 +327,7 @@ def guarded_insert(bench: Bench) -> Asked:
     _open_turn(bench, "insert")
     sql = (
         f"INSERT INTO {table} (k, at) SELECT v.k, CURRENT_TIMESTAMP FROM (VALUES (?), (?)) AS v (k) "
-        f"WHERE EXISTS ({bench.named(_GUARD)})"
+        f"WHERE EXISTS ({bench.named(GUARD)})"
     )
     session = bench.begin()
     counts = []
