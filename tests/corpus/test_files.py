@@ -18,7 +18,7 @@ import pyarrow.parquet.encryption as pe
 import pytest
 
 from corpus.harness import CHANGE, FULL, Case, Corpus, file
-from faults import Fault, FaultProxy, matching
+from faults import Call, Fault, FaultProxy, matching
 from firebolt_cdc import apply, cli
 from firebolt_cdc import config as configuration
 from firebolt_cdc.deadline import Deadline
@@ -274,16 +274,18 @@ def test_one_unreadable_file_among_a_hundred_costs_no_further_load(counted: tupl
     assert len(pipeline.take(pipeline.dlq)) == 3
 
 
-def test_one_file_that_the_engine_refuses(counted: tuple[Pipeline, FaultProxy]) -> None:
-    """A NOT NULL column that one file lacks: only the engine knows. Halving finds it, and three tries end it."""
+def test_one_file_that_the_engine_refuses(
+    counted: tuple[Pipeline, FaultProxy], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For a reason that only the engine knows: halving finds the file, and three tries end it."""
     pipeline, proxy = counted
-    pipeline.sql('CREATE TABLE poison ("id" BIGINT NOT NULL, "v" BIGINT NOT NULL, "w" BIGINT)')
-    events = [
-        pipeline.put(
-            f"t/poison/20240102-{n:03}.parquet", parquet({"id": [n]} | ({"w": [n]} if n == 20 else {"v": [n]}))
-        )
-        for n in range(40)
-    ]
+
+    def refused(call: Call) -> Fault | None:
+        poisoned = call.text.startswith("INSERT INTO cdc_applied") and "20240102-020.parquet" in call.text
+        return Fault.HTTP_400 if poisoned else None
+
+    monkeypatch.setattr(proxy, "decide", refused)
+    events = [pipeline.put(f"t/poison/20240102-{n:03}.parquet", parquet({"id": [n], "v": [n]})) for n in range(40)]
     since = len(proxy.calls)
     assert pipeline.deliver(*events, timeout_seconds=300.0) == []
     assert pipeline.sql.value("SELECT COUNT(*) FROM poison") == 39, "the neighbours are there after one delivery"
@@ -295,7 +297,7 @@ def test_one_file_that_the_engine_refuses(counted: tuple[Pipeline, FaultProxy]) 
         "WHERE file_key = 't/poison/20240102-020.parquet'"
     )
     assert (status, failure, alone) == ("failed", "transient", 3)
-    assert "null value in NOT NULL column 'v'" in message
+    assert "the statement was rejected" in message
     assert statements(proxy, since, "MERGE INTO") <= 15
     assert len(pipeline.take(pipeline.dlq)) == 1
 
