@@ -126,7 +126,7 @@ class Planner:
             raise NothingToReloadError(
                 f"{table.target}: S3 holds no full-load file that is newer than the table's first change or that was "
                 "applied with other content, so there is nothing to reload from; --everything begins again from all "
-                "files that lie there since the table's last reload"
+                f"files that lie there since the table's last reload{self._held_for_nothing(table)}"
             )
         items = [i for i in mine if i.info.last_modified >= starts and i.file.version not in left_out]
         generation, shadow, resumes = self._generation(table, current, starts)
@@ -215,6 +215,20 @@ class Planner:
             [table.target, FailureClass.PERMANENT, FailureClass.GONE],
         )
         return {str(row[0]): str(row[1]) for row in rows}
+
+    def _held_for_nothing(self, table: Table) -> str:
+        """The way out for full-load files that are held although no change is older than they are, any more.
+
+        So it is if the change that they were newer than was deleted before it was loaded.
+        """
+        rows = self._engine.query(
+            "SELECT file_key FROM cdc_processed_files WHERE turn = ? AND kind = ? AND status = 'pending' "
+            "AND error_class = ? ORDER BY file_key LIMIT 5",
+            [table.target, Kind.FULL, FailureClass.HELD],
+        )
+        if not rows:
+            return ""
+        return f". Full-load files are held: firebolt-cdc retry {' '.join(str(row[0]) for row in rows)} loads them"
 
     def _settled(self, table: Table, current: int) -> dict[str, str]:
         rows = self._engine.query(

@@ -172,6 +172,16 @@ def test_nothing_to_reload_from(pipeline: Pipeline) -> None:
         planned(pipeline, "fair/unlisted")
 
 
+def test_full_loads_held_by_a_change_that_is_gone_are_named_with_their_way_out(pipeline: Pipeline) -> None:
+    change = pipeline.put(CHANGE.format("100000"), sessions(("I", 9, "z")))
+    later()
+    pipeline.deliver(pipeline.put(LOAD.format(1), full((1, "ann"))))
+    assert pipeline.ledger() == {LOAD.format(1): ("pending", "held")}
+    pipeline.s3.delete_object(Bucket=pipeline.bucket, Key=change["detail"]["object"]["key"])
+    with pytest.raises(PermanentError, match=f"nothing to reload from.* firebolt-cdc retry {LOAD.format(1)} loads"):
+        planned(pipeline, "sessions")
+
+
 def test_everything_begins_again_and_takes_another_order(pipeline: Pipeline) -> None:
     pipeline.deliver(pipeline.put(LOAD.format(1), full((1, "ann"), (2, "bob"))))
     pipeline.deliver(pipeline.put(CHANGE.format("100000"), sessions(("D", 2, None))))
