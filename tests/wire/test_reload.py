@@ -195,3 +195,15 @@ def test_a_reloader_whose_lease_ran_out_writes_nothing_more(world: World) -> Non
     reloaded(world)
     assert values(world) == {0: "b 0", 1: "b 1", 7: "after"}
     world.finish()
+
+
+def test_a_full_load_held_by_a_change_that_is_gone_ends_by_retry(world: World) -> None:
+    """As seed 5088 of the random campaign had it: the change is deleted before it is loaded."""
+    world.put(HARD, [("I", 9, "early")], announced=False)
+    [change] = world.current
+    world.put_load(HARD, [rows(0, mark="a")], again=True)
+    deliver(world)
+    world.delete(change)
+    world.finish()
+    assert world.count["held for nothing"] == 1
+    assert values(world) == {0: "a 0"}
