@@ -104,12 +104,19 @@ def seed(engine: Engine, config: Config, runner: Runner) -> list[str]:
         for order_format, turns in changed.items():
             tx.execute(f"UPDATE cdc_tables SET order_format = ? WHERE turn IN ({marks(turns)})", [order_format, *turns])
         new = [turn for turn in config.turns if turn not in owners]
-        for target in [turn for turn in new if turn in present]:
-            former = [
-                str(turn)
-                for turn, owner, _, source in known
-                if (owner, source) == (pipeline, sources.get(target)) and turn in loaded and turn not in config.turns
-            ]
+        filled = {(str(source), str(turn)) for turn, owner, _, source in known if owner == pipeline}
+        if renamed := [turn for turn in new if turn in present]:  # a turn whose table left the map names no source
+            filled |= {
+                (str(source), str(target))
+                for source, target in tx.execute(
+                    "SELECT DISTINCT source_table, target_table FROM cdc_processed_files WHERE pipeline = ? "
+                    "AND status = 'completed'",
+                    [pipeline],
+                )
+            }
+        for target in renamed:
+            gone = loaded - config.turns.keys()
+            former = sorted(turn for source, turn in filled if source == sources.get(target) and turn in gone)
             if former and tx.execute(f"SELECT 1 FROM {ident(target)} LIMIT 1"):
                 raise PermanentError(
                     f"{sources[target]} was loaded into {former[0]}, and is now to go to {target}, which has rows: "

@@ -161,8 +161,12 @@ def test_a_target_belongs_to_one_pipeline(pipeline: Pipeline, engine: StandIn) -
     assert second.sql.value("SELECT COUNT(*) FROM other_sessions") == 1
 
 
-def test_a_target_that_was_renamed_with_its_rows_is_refused(pipeline: Pipeline) -> None:
+@pytest.mark.parametrize("delisted", [False, True])
+def test_a_target_that_was_renamed_with_its_rows_is_refused(pipeline: Pipeline, delisted: bool) -> None:
     assert pipeline.deliver(pipeline.put("fair/sessions/20241124-1.parquet", sessions(("I", 1, "a")))) == []
+    if delisted:
+        pipeline.configure(tables={"fair/events": table_config("events")})
+        pipeline.migrate()
     pipeline.sql("ALTER TABLE sessions RENAME TO visits")
     pipeline.configure(tables={"fair/sessions": table_config("visits", ["sid"])})
     with pytest.raises(PermanentError, match=r'into sessions, .* visits, which has rows.*set target = "sessions"'):
