@@ -33,7 +33,7 @@ from firebolt_cdc.deadline import Deadline, LambdaContext
 from firebolt_cdc.engine import Engine
 from firebolt_cdc.errors import CdcError, FailureClass, PermanentError
 from firebolt_cdc.events import Origin
-from firebolt_cdc.files import FileVersion, Kind, SkippedError, identify
+from firebolt_cdc.files import FileVersion, Kind, SkippedError, SourceFile, identify
 from firebolt_cdc.ledger import with_conflict_retries
 from firebolt_cdc.plan import NothingToReloadError
 from firebolt_cdc.protocol import SweepAction
@@ -257,7 +257,7 @@ class Cleanup:
         for u in rows:
             try:
                 file = identify(self._config, FileVersion(u.bucket, u.object_key, u.etag))
-                turn = turns.get(file.turn)
+                turn = _own_turn(turns, file)
                 wanted = {file.applied_id(turn.generation if turn else 1)}
             except PermanentError:
                 wanted = lines.get(u.row.file_id, set())
@@ -364,7 +364,7 @@ class Cleanup:
             except PermanentError:
                 objects.append(("", info))  # announced, so that the loader writes its `failed` line
             else:
-                turn = turns.get(file.turn)
+                turn = _own_turn(turns, file)
                 if protocol.superseded(turn, info.last_modified):
                     continue
                 objects.append((file.applied_id(turn.generation if turn else 1), info))
@@ -516,3 +516,8 @@ class Cleanup:
                 lambda: self._engine.query(f"DELETE FROM {table} WHERE {condition}", parameters),
             )
         return found
+
+
+def _own_turn(turns: dict[str, protocol.Turn], file: SourceFile) -> protocol.Turn | None:
+    """The turn whose generation says what is applied: the target's own, also after its table has left the map."""
+    return turns.get(file.target) or turns.get(file.turn)

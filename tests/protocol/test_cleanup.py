@@ -380,3 +380,20 @@ def test_what_was_held_or_failed_before_its_table_was_listed_is_found_by_the_tab
     assert command(cli.retry, table="sessions")["would_retry"] == []
     assert pipeline.clean("reload")["reload"]["reloaded"] == 1
     assert pipeline.sql('SELECT "sid", "user" FROM new') == [[1, "b"]]
+
+
+def test_a_reloaded_table_that_leaves_the_map_is_not_announced_again(pipeline: Pipeline) -> None:
+    without = pipeline.config["tables"]
+    listed = {"fair/new": table_config("fair__new", ["sid"], reload="auto")}
+    pipeline.configure(
+        tables=without | listed, unlisted_tables="append", cleanup={"reload_quiet_seconds": 0} | NO_GRACE
+    )
+    pipeline.migrate()
+    pipeline.deliver(pipeline.put("fair/new/LOAD00000001.parquet", sessions(("I", 1, "old"))))
+    pipeline.deliver(pipeline.put("fair/new/20241124-1.parquet", sessions(("I", 2, "gone"))))
+    time.sleep(1.1)
+    pipeline.deliver(pipeline.put("fair/new/LOAD00000001.parquet", sessions(("I", 1, "new"))))
+    assert pipeline.clean("reload")["reload"]["reloaded"] == 1
+    pipeline.configure(tables=without)
+    pipeline.migrate()
+    assert pipeline.clean("reconcile")["reconcile"]["missing"] == 0
