@@ -163,6 +163,10 @@ class Pipeline:
             }
             for number, event in enumerate(events)
         ]
+        return self.deliver_records(records, **context)
+
+    def deliver_records(self, records: list[dict[str, Any]], **context: Any) -> list[str]:
+        """The same, of records as SQS hands them to Lambda."""
         answer = loader.handler({"Records": records}, Context(**context))
         return [item["itemIdentifier"] for item in answer["batchItemFailures"]]
 
@@ -192,23 +196,23 @@ class Pipeline:
             messages = self.take(self.queue, wait=True)
             if not messages:
                 return
-            records = [
-                {
-                    "messageId": m["MessageId"],
-                    "eventSource": "aws:sqs",
-                    "body": m["Body"],
-                    "attributes": {},
-                    "messageAttributes": {
-                        name: {"stringValue": v["StringValue"]} for name, v in m.get("MessageAttributes", {}).items()
-                    },
-                }
-                for m in messages
-            ]
-            assert loader.handler({"Records": records}, Context())["batchItemFailures"] == []
+            assert self.deliver_records([as_record(message) for message in messages]) == []
 
     def ledger(self) -> dict[str, tuple[str, str | None]]:
         """Status and error class by file key."""
         return {r[0]: (r[1], r[2]) for r in self.sql("SELECT file_key, status, error_class FROM cdc_processed_files")}
+
+
+def as_record(message: dict[str, Any]) -> dict[str, Any]:
+    """A message that was received from SQS, as the event source mapping hands it to Lambda."""
+    attributes = message.get("MessageAttributes", {})
+    return {
+        "messageId": message["MessageId"],
+        "eventSource": "aws:sqs",
+        "body": message["Body"],
+        "attributes": {},
+        "messageAttributes": {name: {"stringValue": value["StringValue"]} for name, value in attributes.items()},
+    }
 
 
 def repository() -> Path:

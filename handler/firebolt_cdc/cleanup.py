@@ -4,7 +4,7 @@
 | ----------- | --------------------------------------------------------------------------------------------------- |
 | `sweep`     | frees expired turns; mends, resets and sends again the ledger's unfinished rows                     |
 | `reconcile` | lists the source, compares with `cdc_applied`, announces what nobody announced                      |
-| `audit`     | counts doubled primary keys in the merge targets                                                    |
+| `audit`     | counts doubled primary keys in the merge targets; folds doubled lines of the ledger                 |
 | `purge`     | deletes old `completed` ledger rows and duplicate lines, tombstones and shadows nothing needs again |
 | `reload`    | carries out reloads of tables with `reload = "auto"`, once no more of the new full load comes        |
 
@@ -19,6 +19,7 @@ import uuid
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 
 import boto3
@@ -316,12 +317,14 @@ class Cleanup:
         """Announce the objects that stand neither in `cdc_applied` nor, unfinished, in the ledger.
 
         Files of tables that were skipped and are listed now are among them. A long queue is left to shrink first: what
-        it holds has no ledger row yet and would only be announced again.
+        it holds has no ledger row yet and would only be announced again. For the same reason the metric counts what is
+        missing beyond the queue's length only: that many at least were announced by nobody.
         """
         source, grace = self._config.source, self._config.cleanup.reconcile_grace_seconds
         until = datetime.now(UTC) - timedelta(seconds=grace)
-        room = max(0, self._config.cleanup.queue_limit - self._queues.depth())
-        listed, missing = 0, 0
+        depth = self._queues.depth()
+        room = max(0, self._config.cleanup.queue_limit - depth)
+        listed, missing, sent = 0, 0, 0
         for objects in self._listed():
             due = [
                 (applied_id, info)
@@ -330,12 +333,14 @@ class Cleanup:
                 and (source.start_after is None or info.last_modified > source.start_after)
             ]
             listed += len(due)
-            found = self._missing(due)[: room - missing] if due and missing < room else []
-            missing += self._queues.announce(found, Origin.SWEEP, datetime.now(UTC))
-            for _, key, _ in found[:20]:
-                logger.warning("a file that no event had announced", object_key=key)
-        count("MissingFiles", missing)
-        return {"listed": listed, "missing": missing}
+            found = self._missing(due) if due else []
+            missing += len(found)
+            announced = found[: room - sent]
+            sent += self._queues.announce(announced, Origin.SWEEP, datetime.now(UTC))
+            for _, key, _ in announced[:20]:
+                logger.warning("a file that is neither applied nor in the ledger is announced", object_key=key)
+        count("MissingFiles", max(0, missing - depth))
+        return {"listed": listed, "missing": missing, "sent": sent}
 
     def _missing(self, objects: Sequence[Listed]) -> list[tuple[str, str, str]]:
         """Bucket, key and etag of those that stand neither in `cdc_applied` nor, unfinished, in the ledger."""
@@ -395,7 +400,10 @@ class Cleanup:
             self._storage.unstage(staged)
 
     def audit(self) -> dict[str, int]:
-        """Count rows beyond the first of each primary key, and file versions that stand applied more than once."""
+        """Count rows beyond the first of each primary key, and file versions that were applied more than once.
+
+        The latter within the retention: `cdc_applied` keeps its lines for good, and an alarm has to end.
+        """
         present = migrations.tables(self._engine)
         doubled = checked = 0
         for table in self._config.tables.values():
@@ -412,12 +420,51 @@ class Cleanup:
                 logger.error("duplicate primary keys", table=table.target, rows=found)
         files, repeated = self._engine.query(
             "SELECT COUNT(*), COALESCE(SUM(CASE WHEN n > 1 THEN 1 ELSE 0 END), 0) FROM "
-            "(SELECT COUNT(*) AS n FROM cdc_applied WHERE pipeline = ? GROUP BY applied_id) AS k",
-            [self._config.source.pipeline],
+            "(SELECT COUNT(*) AS n FROM cdc_applied WHERE pipeline = ? GROUP BY applied_id "
+            "HAVING MAX(applied_at) > DATE_ADD('day', ?, CURRENT_TIMESTAMP)) AS k",
+            [self._config.source.pipeline, -self._config.cleanup.retention_days],
         )[0]
+        folded = self._fold_doubled_lines()
         count("DuplicateRows", doubled)
         count("DuplicateFilesPercent", 100 * int(repeated) / max(1, int(files)), MetricUnit.Percent)
-        return {"tables": checked, "duplicate_rows": doubled, "duplicate_files": int(repeated)}
+        return {
+            "tables": checked,
+            "duplicate_rows": doubled,
+            "duplicate_files": int(repeated),
+            "ledger_lines_folded": folded,
+        }
+
+    def _fold_doubled_lines(self) -> int:
+        """Leave one ledger row to each file version: the completed one, else the newest.
+
+        Two versions of the configuration that run side by side, and disagree whether a table is listed, write under
+        different turns, so that two inserts of one file's row do not conflict. Its data is applied once all the same.
+        """
+        pipeline = self._config.source.pipeline
+        doubled = self._engine.query(
+            "SELECT file_id FROM cdc_processed_files WHERE pipeline = ? GROUP BY file_id HAVING COUNT(*) > 1 "
+            f"AND SUM(CASE WHEN status = 'processing' THEN 1 ELSE 0 END) = 0 LIMIT {CHUNK}",
+            [pipeline],
+        )
+
+        def fold(file_id: str) -> int:
+            with self._engine.transaction() as tx:
+                rows = tx.begin(
+                    "SELECT turn, first_seen_at FROM cdc_processed_files WHERE pipeline = ? AND file_id = ? "
+                    "ORDER BY CASE WHEN status = 'completed' THEN 0 ELSE 1 END, processed_at DESC",
+                    [pipeline, file_id],
+                )
+                if len(rows) > 1:
+                    turn, first_seen = rows[0]
+                    tx.execute(
+                        "DELETE FROM cdc_processed_files WHERE pipeline = ? AND file_id = ? "
+                        "AND (turn <> ? OR first_seen_at <> CAST(? AS TIMESTAMPTZ))",
+                        [pipeline, file_id, turn, instant(first_seen)],
+                    )
+                    tx.commit()
+                return len(rows) - 1
+
+        return sum(with_conflict_retries(self._deadline, partial(fold, str(row[0]))) for row in doubled)
 
     def purge(self) -> dict[str, int]:
         """Delete what is past the retention: completed ledger rows, duplicate lines; settled tombstones; and the shadow

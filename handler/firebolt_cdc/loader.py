@@ -242,7 +242,7 @@ class Worker:
                 refusal = PermanentError(f"{version}: {reason}")
                 self._refuse(version, Status.FAILED, refusal, anywhere=c.decision.delisted)
             elif c.decision.verdict is Verdict.REJECT:
-                self._end(version, Ending.REJECTED, reason, FailureClass.PERMANENT)
+                self._end(version, Ending.REJECTED, reason, c.decision.failure)
             else:
                 logger.info(STEP_MARK, step=STEP_MARK, file_key=c.file.file_key, claim_id=self._ledger.claim_id)
                 place = (c.file.turn, c.file.target)

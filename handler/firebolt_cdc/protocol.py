@@ -80,6 +80,11 @@ class LedgerRow:
         )
 
     @property
+    def failure(self) -> FailureClass:
+        """Its class; `transient` where none is known: its workers died, or a person typed `failed`."""
+        return next((known for known in FailureClass if known == self.error_class), FailureClass.TRANSIENT)
+
+    @property
     def held(self) -> bool:
         """Whether the file waits for an operator's decision."""
         return self.status == Status.PENDING and self.error_class == FailureClass.HELD
@@ -126,6 +131,8 @@ class Decision:
 
     verdict: Verdict
     reason: str = ""
+    failure: FailureClass = FailureClass.PERMANENT
+    """The class under which a rejected file goes to the dead-letter queue: the ledger's."""
     fresh_budget: bool = False
     """A person asked for the file again: attempts count from zero."""
     asked: bool = False
@@ -187,7 +194,7 @@ def decide_claim(
         if row.held:
             return Decision(Verdict.HOLD, row.error_message or "held")
         if row.final:
-            return Decision(Verdict.REJECT, row.error_message or "failed for good")
+            return Decision(Verdict.REJECT, row.error_message or "failed for good", row.failure)
     if turn.holder is not None and turn.live:  # before attempts are judged: the last may be under way
         return Decision(Verdict.WAIT, f"the table {turn.name} is being loaded by another worker")
     if turn.order_format != order_format:
@@ -207,6 +214,7 @@ def decide_claim(
         return Decision(
             Verdict.REJECT,
             f"tried {row.alone_count} times alone; last: {row.error_message or 'no word'}",
+            row.failure,
             give_up=row.typed or row.status != Status.FAILED,
         )
     suspect = row is not None and not fresh and row.claim_id is not None

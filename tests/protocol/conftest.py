@@ -46,6 +46,22 @@ def logs() -> Iterator[Callable[[], list[dict[str, Any]]]]:
 
 
 @pytest.fixture
+def emitted(capsys: pytest.CaptureFixture[str]) -> Callable[[], dict[str, float]]:
+    """Each metric's sum over the EMF lines that the handlers printed since the last call."""
+
+    def read() -> dict[str, float]:
+        sums: dict[str, float] = {}
+        for line in capsys.readouterr().out.splitlines():
+            if '"_aws"' in line:
+                emf = json.loads(line)
+                for name in (m["Name"] for d in emf["_aws"]["CloudWatchMetrics"] for m in d["Metrics"]):
+                    sums[name] = sums.get(name, 0) + sum(emf[name])
+        return sums
+
+    return read
+
+
+@pytest.fixture
 def command(
     pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Iterator[Command]:

@@ -40,7 +40,8 @@ def test_a_file_that_kills_every_worker_ends_failed_and_can_be_retried(
     pipeline.clean("sweep")
     pipeline.drain()
     assert pipeline.ledger() == {ONE: ("failed", "transient")}
-    assert pipeline.take(pipeline.dlq)
+    classes = [m["MessageAttributes"]["error_class"]["StringValue"] for m in pipeline.take(pipeline.dlq)]
+    assert set(classes) == {"transient"}, "as in the ledger, so that `retry --class` finds it"
     pipeline.sql("UPDATE cdc_processed_files SET enqueued_at = NULL")
     assert pipeline.clean("sweep")["sweep"]["requeued"] == 0
     pipeline.sql("UPDATE cdc_processed_files SET status = 'pending', error_message = NULL WHERE status = 'failed'")

@@ -173,10 +173,10 @@ def listed(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> N
 def test_reconcile_finds_what_no_event_announced(pipeline: Pipeline) -> None:
     pipeline.put(ONE, sessions(("I", 1, "a")))
     assert pipeline.deliver(pipeline.put(TWO, sessions(("I", 2, "b")))) == []
-    assert pipeline.clean("reconcile")["reconcile"] == {"listed": 2, "missing": 1}
+    assert pipeline.clean("reconcile")["reconcile"] == {"listed": 2, "missing": 1, "sent": 1}
     pipeline.drain()
     assert pipeline.sql('SELECT "sid" FROM sessions ORDER BY "sid"') == [[1], [2]]
-    assert pipeline.clean("reconcile")["reconcile"] == {"listed": 2, "missing": 0}
+    assert pipeline.clean("reconcile")["reconcile"] == {"listed": 2, "missing": 0, "sent": 0}
     assert pipeline.sql.value("SELECT COUNT(*) FROM cdc_duplicate_deliveries") == 0, "our own copies do not count"
 
 
@@ -190,9 +190,26 @@ def test_reconcile_announces_a_file_that_nobody_can_place_once(pipeline: Pipelin
 
 def test_audit_counts_doubled_keys(pipeline: Pipeline) -> None:
     assert pipeline.deliver(pipeline.put(ONE, sessions(("I", 1, "a"), ("I", 2, "b")))) == []
-    assert pipeline.clean("audit")["audit"] == {"tables": 1, "duplicate_rows": 0, "duplicate_files": 0}
+    counts = {"tables": 1, "duplicate_rows": 0, "duplicate_files": 0, "ledger_lines_folded": 0}
+    assert pipeline.clean("audit")["audit"] == counts
     pipeline.sql('INSERT INTO sessions ("sid") VALUES (1), (1), (2)')
-    assert pipeline.clean("audit")["audit"] == {"tables": 1, "duplicate_rows": 3, "duplicate_files": 0}
+    assert pipeline.clean("audit")["audit"] == counts | {"duplicate_rows": 3}
+
+
+@pytest.mark.parametrize("second", ["failed", "processing"])
+def test_audit_leaves_one_line_to_each_file_version(pipeline: Pipeline, second: str) -> None:
+    pipeline.deliver(pipeline.put(ONE, sessions(("I", 1, "a"))), pipeline.put(TWO, sessions(("I", 2, "b"))))
+    shared = pipeline.sql.value("SELECT turn FROM cdc_tables WHERE turn NOT IN ('sessions', 'events')")
+    columns = "file_key, processed_at, file_id, pipeline, bucket, object_key, etag, alone_count"
+    pipeline.sql(  # what a loader whose configuration did not list the table yet wrote in the same moment
+        f"INSERT INTO cdc_processed_files ({columns}, first_seen_at, turn, status, recorded_status) SELECT {columns}, "
+        f"first_seen_at + INTERVAL '1' SECOND, '{shared}', '{second}', '{second}' FROM cdc_processed_files "
+        f"WHERE file_key = '{ONE}'"
+    )
+    folded = 1 if second == "failed" else 0
+    assert pipeline.clean("audit")["audit"]["ledger_lines_folded"] == folded
+    lines = pipeline.sql("SELECT file_key, status FROM cdc_processed_files ORDER BY 1, 2")
+    assert lines == [[ONE, "completed"], *([] if folded else [[ONE, second]]), [TWO, "completed"]]
 
 
 def test_purge_deletes_only_what_is_settled(pipeline: Pipeline) -> None:
@@ -210,7 +227,8 @@ def test_reconcile_announces_no_more_than_the_queue_has_room_for(pipeline: Pipel
     pipeline.configure(cleanup=pipeline.config["cleanup"] | {"queue_limit": 2})
     for number in range(4):
         pipeline.put(f"fair/sessions/2024112{number}-1.parquet", sessions(("I", number, "a")))
-    assert pipeline.clean("reconcile")["reconcile"] == {"listed": 4, "missing": 2}
+    assert pipeline.clean("reconcile")["reconcile"] == {"listed": 4, "missing": 4, "sent": 2}
+    assert pipeline.clean("reconcile")["reconcile"] == {"listed": 4, "missing": 4, "sent": 0}
 
 
 @pytest.mark.usefixtures("listed")

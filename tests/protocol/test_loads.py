@@ -13,6 +13,7 @@ import pytest
 from firebolt_cdc import apply, loader
 from firebolt_cdc.errors import GoneError, PermanentError
 from firebolt_cdc.ledger import ANEW
+from firebolt_cdc.storage import Storage
 from support import Context, Pipeline, parquet, sessions, table_config
 
 Logs = Callable[[], list[dict[str, Any]]]
@@ -161,6 +162,24 @@ def test_a_poison_file_fails_alone_with_its_reason(pipeline: Pipeline) -> None:
     assert "not a readable Parquet file" in dead["MessageAttributes"]["error_message"]["StringValue"]
 
 
+@pytest.mark.parametrize("refused", [False, True])
+def test_nothing_is_left_behind_in_staging(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch, refused: bool) -> None:
+    staged: list[str] = []
+    stage = Storage.stage
+
+    def noted(storage: Storage, name: str, body: bytes) -> str:
+        staged.append(name)
+        return stage(storage, name, body)
+
+    monkeypatch.setattr(Storage, "stage", noted)
+    if refused:
+        monkeypatch.setattr(apply, "merge_statement", lambda *_, **__: ("SELECT nonsense FROM nowhere", []))
+    assert pipeline.deliver(pipeline.put(CHANGES, sessions(("I", 1, "a")))) == []
+    assert pipeline.ledger() == {CHANGES: ("failed", "transient") if refused else ("completed", None)}
+    assert staged
+    assert pipeline.s3.list_objects_v2(Bucket=pipeline.module_bucket, Prefix="staging/")["KeyCount"] == 0
+
+
 def test_a_failure_by_hand_raises(pipeline: Pipeline) -> None:
     pipeline.put(CHANGES, b"")
     with pytest.raises(PermanentError, match=r"20241124-123456\.parquet: not a readable Parquet file \(0 bytes\)"):
@@ -172,8 +191,11 @@ def test_a_failure_by_hand_raises(pipeline: Pipeline) -> None:
 def test_an_overwritten_object_is_gone_and_its_new_version_loads(pipeline: Pipeline) -> None:
     old = pipeline.put(CHANGES, sessions(("I", 1, "old")))
     new = pipeline.put(CHANGES, sessions(("I", 1, "new")))
-    assert pipeline.deliver(old) == []
-    assert pipeline.ledger() == {CHANGES: ("failed", "gone")}
+    for _ in range(2):
+        assert pipeline.deliver(old) == []
+        assert pipeline.ledger() == {CHANGES: ("failed", "gone")}
+        [dead] = pipeline.take(pipeline.dlq)
+        assert dead["MessageAttributes"]["error_class"]["StringValue"] == "gone"
     assert pipeline.deliver(new) == []
     assert target(pipeline) == [[1, "new"]]
     assert sorted(r[0] for r in pipeline.sql("SELECT status FROM cdc_processed_files")) == ["completed", "failed"]
