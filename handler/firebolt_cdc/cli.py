@@ -282,7 +282,7 @@ def settle(
     found = settling.find(pipeline.engine, pipeline.config, file)
     if yes:
         settling.settle(pipeline.engine, pipeline.config, pipeline.deadline, found, reason)
-    rows = [(one.file.file_key, one.file.version.etag, one.error_class, one.message) for one in found]
+    rows = [(one.file_key, one.version.etag, one.error_class, one.message) for one in found]
     if as_json:
         console.print_json(json.dumps({"settled" if yes else "would_settle": [row[0] for row in rows]}))
         return

@@ -23,6 +23,10 @@ NUMBER_DIGITS = 24
 """Digits of each number in any other stamp, padded on the left: a date and time to the nanosecond has 23."""
 SEPARATOR = "__"
 """Between schema and table in an unlisted table's target; Firebolt's names have letters, digits, `-` and `_` only."""
+_UNPLACED = (
+    "so its place in the order of changes is unknown: correct files.changes of its table and apply, then run "
+    "`firebolt-cdc retry`; or, if it is no file of the table, move it away and run `firebolt-cdc settle FILE`"
+)
 _STAMP_END = "!"
 """Less than every character of a stamp, so that a stamp sorts before its continuations."""
 
@@ -212,13 +216,13 @@ def _what(version: FileVersion, stem: str, files: Files) -> tuple[Kind, str]:
             if files == Files(path=files.path)
             else f"neither files.full_load ({files.full_load}) nor files.changes ({files.changes})"
         )
-        raise PermanentError(f"{version}: the name is {wanted}, so its place in the order of changes is unknown")
+        raise PermanentError(f"{version}: the name is {wanted}, {_UNPLACED}")
     if not files.stamped:
         return Kind.CHANGE, ""
     try:
         return Kind.CHANGE, stamp_text(match["stamp"] or "", dms=files.named_by_dms)
     except ValueError as error:
-        raise PermanentError(f"{version}: {error}, so its place in the order of changes is unknown") from error
+        raise PermanentError(f"{version}: {error}, {_UNPLACED}") from error
 
 
 def stamp_text(stamp: str, *, dms: bool) -> str:

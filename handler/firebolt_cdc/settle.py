@@ -3,6 +3,7 @@
 For what an operator has dealt with: a held file whose rows are in the target already, a failed one that nobody wants.
 It stands in `cdc_applied` as a loaded file does, so neither its event nor the reconciliation nor an edit of the ledger
 loads it. A reload begins from the files: it loads what was held, and leaves out changes that had failed, as before.
+A file that no table takes has no target: it counts as dealt with until one takes it.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from firebolt_cdc.config import Config
 from firebolt_cdc.deadline import Deadline
 from firebolt_cdc.engine import Engine
 from firebolt_cdc.errors import ConflictError, FailureClass, PermanentError, redact
-from firebolt_cdc.files import FileVersion, SourceFile, identify
+from firebolt_cdc.files import FileVersion, Kind, SourceFile, identify
 from firebolt_cdc.ledger import with_conflict_retries
 from firebolt_cdc.sql import marks
 
@@ -28,7 +29,10 @@ UNWANTED = tuple(f"settled-{c}" for c in (FailureClass.PERMANENT, FailureClass.G
 class Unsettled:
     """A version of a file that waits for a decision, as the ledger has it."""
 
-    file: SourceFile
+    version: FileVersion
+    file_key: str
+    file: SourceFile | None
+    """What the table map says of it; None where no table takes it."""
     error_class: str
     message: str | None
 
@@ -37,7 +41,7 @@ def find(engine: Engine, config: Config, file_keys: Sequence[str]) -> list[Unset
     """The failed and held versions of these files.
 
     Raises:
-        PermanentError: there is none of one of them, or no table takes it, so that it can be in no target.
+        PermanentError: there is none of one of them.
     """
     rows = engine.query(
         "SELECT file_key, bucket, object_key, etag, error_class, error_message FROM cdc_processed_files "
@@ -49,12 +53,21 @@ def find(engine: Engine, config: Config, file_keys: Sequence[str]) -> list[Unset
         raise PermanentError(f"{missing} are neither failed nor held: see the ledger, or `firebolt-cdc status`")
     return [
         Unsettled(
-            identify(config, FileVersion(str(bucket), str(key), str(etag))),
+            version := FileVersion(str(bucket), str(key), str(etag)),
+            str(file_key),
+            _placed(config, version),
             str(error_class or FailureClass.TRANSIENT),  # none: a person typed `failed`
             message,
         )
-        for _, bucket, key, etag, error_class, message in rows
+        for file_key, bucket, key, etag, error_class, message in rows
     ]
+
+
+def _placed(config: Config, version: FileVersion) -> SourceFile | None:
+    try:
+        return identify(config, version)
+    except PermanentError:
+        return None
 
 
 def settle(engine: Engine, config: Config, deadline: Deadline, found: Sequence[Unsettled], reason: str) -> None:
@@ -71,17 +84,17 @@ def settle(engine: Engine, config: Config, deadline: Deadline, found: Sequence[U
 
 def _settle(engine: Engine, config: Config, one: Unsettled, note: str) -> None:
     file, load_id = one.file, f"settled-{one.error_class}"
-    version, pipeline = file.version, config.source.pipeline
+    version, pipeline = one.version, config.source.pipeline
+    name, target, kind = (file.turn, file.target, file.kind) if file else (config.unlisted_turn, "", Kind.CHANGE)
     with engine.transaction() as tx:
-        turn = ledger.read_turns(tx, {file.turn}, first=True).get(file.turn)
+        turn = ledger.read_turns(tx, {name}, first=True).get(name)
         if turn is None or turn.pipeline != pipeline:
-            raise PermanentError(f"{version}: {file.target} has no turn of this pipeline: run firebolt-cdc migrate")
+            raise PermanentError(f"{version}: {name} is no turn of this pipeline: run firebolt-cdc migrate")
         if turn.holder is not None and turn.live:
-            raise ConflictError(f"{version}: {file.target} is being loaded by a worker; nothing was settled, try again")
-        tx.execute(
-            "UPDATE cdc_tables SET version = version + 1, updated_at = CURRENT_TIMESTAMP WHERE turn = ?", [file.turn]
-        )
-        applied_id = file.applied_id(turn.generation)
+            raise ConflictError(f"{version}: {name} is being loaded by a worker; nothing was settled, try again")
+        tx.execute("UPDATE cdc_tables SET version = version + 1, updated_at = CURRENT_TIMESTAMP WHERE turn = ?", [name])
+        generation = turn.generation if file else 0
+        applied_id = version.applied_id(target, generation)
         if ledger.read_applied(tx, [applied_id]):
             raise PermanentError(f"{version} has been loaded meanwhile: there is nothing to settle")
         tx.execute(
@@ -92,11 +105,11 @@ def _settle(engine: Engine, config: Config, one: Unsettled, note: str) -> None:
             [
                 applied_id,
                 pipeline,
-                file.target,
-                turn.generation,
-                file.file_key,
+                target,
+                generation,
+                one.file_key,
                 version.etag,
-                file.kind,
+                kind,
                 load_id,
                 note,
                 version.file_id,

@@ -8,7 +8,7 @@ import pytest
 
 from firebolt_cdc import cli
 from firebolt_cdc.errors import ConflictError, FailureClass, PermanentError
-from support import Command, Pipeline, parquet, sessions
+from support import Command, Pipeline, parquet, table_config
 
 BAD, HELD, GOOD = (f"fair/events/2024112{day}-1.parquet" for day in (1, 2, 3))
 
@@ -85,10 +85,32 @@ def test_a_reload_loads_what_was_held_and_leaves_out_what_had_failed(
     assert command(cli.reload, "events", everything=True)["would_reload"]["left_out"].keys() == {BAD}
 
 
-def test_a_file_that_no_table_takes_is_in_no_target(pipeline: Pipeline, command: Command) -> None:
-    pipeline.deliver(pipeline.put("fair/unlisted/20241124-1.parquet", sessions(("I", 1, "a"))))
-    with pytest.raises(PermanentError, match="not in the table map"):
-        command(cli.settle, ["fair/unlisted/20241124-1.parquet"], reason="x", yes=True)
+@pytest.mark.parametrize("key", ["fair/events/stray.parquet", "fair/new/20241124-1.parquet"])
+def test_a_file_that_no_table_takes_is_dealt_with_until_one_does(
+    pipeline: Pipeline, command: Command, key: str
+) -> None:
+    event = pipeline.put(key, parquet({"id": [7]}))
+    pipeline.deliver(event)
+    assert pipeline.ledger() == {key: ("failed", "permanent")}
+    assert command(cli.settle, [key], reason="a stray", yes=True) == {"settled": [key]}
+    for _ in range(2):
+        assert pipeline.ledger() == {key: ("completed", None)}
+        assert pipeline.clean("sweep")["sweep"]["left"] == 0
+        assert pipeline.clean("reconcile")["reconcile"]["missing"] == 0
+        assert pipeline.deliver(event) == []
+    assert len(pipeline.take(pipeline.dlq)) == 1, "the one from before"
+    pipeline.sql("DELETE FROM cdc_processed_files")  # as the guide's purge would
+    assert pipeline.deliver(event) == []
+    assert pipeline.clean("reconcile")["reconcile"]["missing"] == 0
+    assert pipeline.ledger() == {}
+
+    strays = {"fair/events": table_config("events", files={"changes": r"\d{8}-\d+|stray"})}
+    pipeline.configure(tables=pipeline.config["tables"] | strays | {"fair/new": table_config("new")})
+    pipeline.migrate()
+    assert pipeline.clean("reconcile")["reconcile"]["missing"] == 1
+    pipeline.drain()
+    assert pipeline.ledger() == {key: ("completed", None)}
+    assert pipeline.sql(f'SELECT "id" FROM {"new" if "new" in key else "events"}') == [[7]]
 
 
 def test_retry_takes_held_files_only_if_they_are_named(
