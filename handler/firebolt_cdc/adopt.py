@@ -43,10 +43,7 @@ _HELD = (
 
 def set_aside(engine: Engine, runner: Runner, deadline: Deadline) -> bool:
     """Rename a guide's ledger out of the way; True where there was one."""
-    columns = {
-        str(r[0])
-        for r in engine.query("SELECT column_name FROM information_schema.columns WHERE table_name = ?", [LEDGER])
-    }
+    columns = _columns(engine, LEDGER)
     if not columns or "file_id" in columns:
         return False
     missing = {"file_key", "status", "processed_at"} - columns
@@ -61,6 +58,11 @@ def set_aside(engine: Engine, runner: Runner, deadline: Deadline) -> bool:
 
     with_conflict_retries(deadline, rename)
     return True
+
+
+def _columns(engine: Engine, table: str) -> set[str]:
+    sql = "SELECT column_name FROM information_schema.columns WHERE table_name = ?"
+    return {str(row[0]) for row in engine.query(sql, [table])}
 
 
 def adopt(
@@ -128,16 +130,20 @@ def _parquet_bytes(rows: list[dict[str, Any]]) -> bytes:
 
 def _copy(engine: Engine, config: Config, runner: Runner, staged: str) -> dict[str, int]:
     reading, where = parquet(config, staged=staged)
+    request_id = "o.request_id" if "request_id" in _columns(engine, ASIDE) else "CAST(NULL AS TEXT)"
     old = (  # one line for each object, whether its lines name it with the prefix, without it, or in both ways
         "SELECT s.file_id, MAX(CASE WHEN o.status = 'completed' THEN 1 ELSE 0 END) AS done, "
         "MAX(CAST(o.processed_at AS TIMESTAMPTZ)) AS processed_at, COUNT(*) AS attempts, "
-        f"MAX(o.request_id) AS request_id FROM {reading} AS s INNER JOIN {ASIDE} AS o "
+        f"MAX({request_id}) AS request_id FROM {reading} AS s INNER JOIN {ASIDE} AS o "
         "ON o.file_key = s.file_key OR o.file_key = s.object_key GROUP BY s.file_id"
     )
     modified = "CAST(l.last_modified AS TIMESTAMPTZ)"
     doubtful = f"(g.file_id IS NOT NULL AND (g.done = 0 OR COALESCE({modified} > g.processed_at, TRUE)))"
     unknown = f"(g.file_id IS NULL AND {modified} >= CAST(? AS TIMESTAMPTZ))"
-    joined = f"FROM {reading} AS l LEFT JOIN ({old}) AS g ON g.file_id = l.file_id"
+    joined = (  # what stands in our ledger already is not the guide's any more
+        f"FROM {reading} AS l LEFT JOIN ({old}) AS g ON g.file_id = l.file_id "
+        f"LEFT JOIN (SELECT DISTINCT file_id FROM {LEDGER}) AS k ON k.file_id = l.file_id WHERE k.file_id IS NULL AND"
+    )
     pipeline, bucket = config.source.pipeline, config.source.bucket
     with engine.transaction() as tx:
         runner.guarded(tx)
@@ -148,7 +154,7 @@ def _copy(engine: Engine, config: Config, runner: Runner, staged: str) -> dict[s
             "kind, file_modified_at, load_id, rows_read, rows_upserted, rows_deleted, applied_at) "
             f"SELECT l.applied_id, l.file_id, l.key_id, ?, l.target_table, 1, l.file_key, l.etag, l.kind, "
             f"{modified}, 'adopted', NULL, NULL, NULL, CURRENT_TIMESTAMP {joined} "
-            f"WHERE NOT {doubtful} AND NOT {unknown}",
+            f"NOT {doubtful} AND NOT {unknown}",
             [pipeline, *where, *where, since],
         )
         shared = (
@@ -160,7 +166,7 @@ def _copy(engine: Engine, config: Config, runner: Runner, staged: str) -> dict[s
             shared
             + "SELECT l.file_key, 'completed', g.processed_at, g.request_id, NULL, CAST(g.attempts AS INT), NULL, "
             f"l.file_id, ?, l.turn, ?, l.object_key, l.etag, l.source_table, l.target_table, l.kind, 'completed', "
-            f"NULL, 0, NULL, {modified}, g.processed_at {joined} WHERE g.file_id IS NOT NULL AND NOT {doubtful}",
+            f"NULL, 0, NULL, {modified}, g.processed_at {joined} g.file_id IS NOT NULL AND NOT {doubtful}",
             [pipeline, bucket, *where, *where],
         )
         tx.execute(
@@ -169,7 +175,7 @@ def _copy(engine: Engine, config: Config, runner: Runner, staged: str) -> dict[s
             "CAST(COALESCE(g.attempts, 0) AS INT), NULL, l.file_id, ?, l.turn, ?, l.object_key, l.etag, "
             "l.source_table, l.target_table, l.kind, 'pending', NULL, 0, 'held', "
             f"{modified}, g.processed_at {joined} "
-            f"WHERE {doubtful} OR ({unknown} AND l.mode = '{Mode.APPEND}')",
+            f"({doubtful} OR ({unknown} AND l.mode = '{Mode.APPEND}'))",
             [
                 _HELD.format("nothing of it"),
                 _HELD.format("failed or unfinished"),

@@ -265,9 +265,13 @@ class Applier:
             CdcError: anything else; after an error at COMMIT the outcome is unknown, ask `cdc_applied`.
         """
         with self._engine.transaction() as tx:
-            turn = ledger.read_turns(tx, {part.place.turn}, first=True).get(part.place.turn)
-            current = part.place.generation if part.place.current is None else part.place.current
-            protocol.require_turn(turn, claim_id, current)
+            place, target = part.place, part.place.table.target
+            turns = ledger.read_turns(tx, {place.turn, target}, first=True)
+            if place.turn != target and target in turns:
+                raise TurnLostError(f"{target}: it has a turn of its own since this worker began; nothing was written")
+            current = place.generation if place.current is None else place.current
+            order_format = place.table.order_format if place.current is None else None
+            protocol.require_turn(turns.get(place.turn), claim_id, current, order_format)
             tx.execute(
                 "UPDATE cdc_tables SET version = version + 1, load_id = ?, updated_at = CURRENT_TIMESTAMP"
                 + (", holder = NULL, lease_until = NULL" if release else "")

@@ -123,11 +123,13 @@ class Ledger:
                         file.version in earlier,
                         rows,
                         file.version in reloads,
+                        announced=candidate.s3_deliveries > 0,
                     ),
                     generations[file.version],
                     turns[file.turn].superseded_before if file.turn in turns else None,
                 )
-                for file in files
+                for candidate in candidates
+                for file in [candidate.file]
             ]
             wrote = self._write_claim(tx, candidates, claimed, rows)
             if wrote:
@@ -143,6 +145,8 @@ class Ledger:
         earlier: bool,
         rows: dict[str, LedgerRow],
         reloaded: bool,
+        *,
+        announced: bool,
     ) -> Decision:
         turn = turns.get(file.turn)
         if turn is not None and owner is not None:
@@ -159,6 +163,7 @@ class Ledger:
             max_attempts=self._config.loader.max_attempts,
             reloaded=reloaded,
             listed=file.listed,
+            announced=announced,
         )
 
     def _read_owners(self, tx: Transaction, targets: set[str], turns: dict[str, Turn]) -> dict[str, str]:
@@ -214,7 +219,8 @@ class Ledger:
             tx.execute(*_mend(mended))
         held: dict[str, list[str]] = {}
         for c in holds:
-            if c.file.version.file_id in rows:
+            row = rows.get(c.file.version.file_id)
+            if row is not None and not row.held:
                 held.setdefault(redact(c.decision.reason), []).append(c.file.version.file_id)
         for reason, ids in held.items():
             tx.execute(
@@ -224,12 +230,13 @@ class Ledger:
                 [reason, *ids],
             )
         given_up = [c for c in claimed if c.decision.give_up]
-        for c in given_up:
+        if given_up:
+            reasons = " UNION ALL ".join(["SELECT ? AS file_id, ? AS reason", *["SELECT ?, ?"] * (len(given_up) - 1)])
             tx.execute(
                 "UPDATE cdc_processed_files SET status = 'failed', recorded_status = 'failed', claim_id = NULL, "
-                "error_class = COALESCE(error_class, 'transient'), error_message = ?, "
-                "processed_at = CURRENT_TIMESTAMP WHERE file_id = ?",
-                [redact(c.decision.reason), c.file.version.file_id],
+                "error_class = COALESCE(error_class, 'transient'), error_message = g.reason, "
+                f"processed_at = CURRENT_TIMESTAMP FROM ({reasons}) AS g WHERE cdc_processed_files.file_id = g.file_id",
+                [value for c in given_up for value in (c.file.version.file_id, redact(c.decision.reason))],
             )
         self._move(tx, [c.file for c in [*winners, *holds, *given_up]], rows)
         duplicates = self._duplicates(tx, candidates, claimed)
@@ -386,22 +393,28 @@ class Ledger:
         )
 
     def fail(self, file: SourceFile, failure: CdcError, schema_change: str | None = None) -> None:
-        """Record how a claimed file failed. Held files stay `pending`, and what a person set to it meanwhile, too."""
+        """Record how a claimed file failed. Held files stay `pending`, and what a person set to it meanwhile, too.
+
+        To be superseded is no failure: it costs no attempt.
+        """
         status = Status.PENDING if failure.failure_class is FailureClass.HELD else Status.FAILED
         if isinstance(failure, SupersededError):
             status = Status.SKIPPED
-        self._counted.discard(file.version.file_id)
+        file_id = file.version.file_id
+        refund = int(status is Status.SKIPPED and file_id in self._counted)
+        self._counted.discard(file_id)
         self._update(
             "UPDATE cdc_processed_files SET status = CASE WHEN status = 'pending' THEN status ELSE ? END, "
             "recorded_status = ?, error_class = ?, error_message = ?, schema_change = ?, claim_id = NULL, "
-            "processed_at = CURRENT_TIMESTAMP WHERE file_id = ? AND claim_id = ?",
+            "alone_count = alone_count - ?, processed_at = CURRENT_TIMESTAMP WHERE file_id = ? AND claim_id = ?",
             [
                 status,
                 status,
                 failure.failure_class,
                 redact(str(failure)),
                 schema_change,
-                file.version.file_id,
+                refund,
+                file_id,
                 self.claim_id,
             ],
         )

@@ -6,7 +6,7 @@ with the engine's message. Everything it does may be done again.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from datetime import UTC, datetime
 from typing import Any
 
@@ -20,6 +20,7 @@ from firebolt_cdc.engine import Engine, Transaction
 from firebolt_cdc.errors import PermanentError
 from firebolt_cdc.ledger import with_conflict_retries
 from firebolt_cdc.migrations import Runner
+from firebolt_cdc.protocol import OTHER_ORDER
 from firebolt_cdc.sql import ident, marks
 from firebolt_cdc.storage import Storage
 from firebolt_cdc.telemetry import logger
@@ -60,8 +61,8 @@ def migrate(engine: Engine, config: Config, storage: Storage, deadline: Deadline
     done = runner.run()
     for migration in done:
         logger.info("migration applied", version=migration.version, migration=migration.name)
-    seeded = with_conflict_retries(deadline, lambda: seed(engine, config, runner))
     adopted = adopt.adopt(engine, config, storage, runner, deadline, cut_off)
+    seeded = with_conflict_retries(deadline, lambda: seed(engine, config, runner))  # from here on files are loaded
     return {
         "status": "migrated",
         "applied": [f"V{m.version:03}__{m.name}" for m in done],
@@ -77,8 +78,11 @@ def seed(engine: Engine, config: Config, runner: Runner) -> list[str]:
     The order of a table that holds nothing yet follows the configuration. A row says its source table; that of a target
     that has left the map says none.
 
+    Files that are held because the table's order differed, and differs no more, go back to the queue by the next sweep.
+
     Raises:
-        PermanentError: a target belongs to another pipeline, or was filled under another name.
+        PermanentError: a target belongs to another pipeline, or was filled under another name; or another pipeline
+            reads some of the same objects.
     """
     present = migrations.tables(engine)
     with engine.transaction() as tx:
@@ -95,6 +99,7 @@ def seed(engine: Engine, config: Config, runner: Runner) -> list[str]:
                 f"the target table {turn} belongs to the pipeline {owner}; two pipelines cannot fill "
                 f"one table: give it another target, or remove it from one of them"
             )
+        _require_apart(pipeline, set(owners.values()))
         sources = {table.target: source for source, table in config.tables.items()}
         _note_sources(tx, {str(r[0]): r[3] for r in known if str(r[1]) == pipeline}, sources)
         changed: dict[str, list[str]] = {}
@@ -133,8 +138,32 @@ def seed(engine: Engine, config: Config, runner: Runner) -> list[str]:
                 f"generation, generation_started_at, order_format, updated_at) VALUES {rows}",
                 values,
             )
+            # A load under the shared turn of unlisted tables that is under way must not commit beside this.
+            tx.execute("UPDATE cdc_tables SET version = version + 1 WHERE turn = ?", [config.unlisted_turn])
+        agreed = [t for t, wanted in config.turns.items() if formats.get(t, wanted) == wanted or t not in loaded]
+        tx.execute(
+            "UPDATE cdc_processed_files SET recorded_status = 'failed', error_class = NULL, error_message = NULL "
+            f"WHERE pipeline = ? AND turn IN ({marks(agreed)}) AND status = 'pending' AND error_class = 'held' "
+            "AND error_message LIKE ?",
+            [pipeline, *agreed, f"{OTHER_ORDER}%"],
+        )
         tx.commit()
     return new
+
+
+def _require_apart(pipeline: str, pipelines: Set[str]) -> None:
+    """Stop a pipeline that would share objects, and so lines of the ledger, with another.
+
+    Raises:
+        PermanentError: one of the two prefixes lies within the other.
+    """
+    for other in sorted(pipelines - {pipeline}):
+        if other.startswith(pipeline) or pipeline.startswith(other):
+            raise PermanentError(
+                f"the pipeline {other} reads some of the objects of {pipeline}, and they would share lines in the "
+                "ledger: give one of them another prefix, or a database of its own. If that pipeline is no more: "
+                f"DELETE FROM cdc_tables WHERE pipeline = '{other}' (hand its targets over first: docs/upgrade.md)"
+            )
 
 
 def _note_sources(tx: Transaction, known: Mapping[str, str | None], sources: Mapping[str, str]) -> None:

@@ -99,6 +99,8 @@ class LedgerRow:
 
 
 RELOADED = "DMS has reloaded the table"
+OTHER_ORDER = "the table's rows are ordered by"
+"""How the reason begins for which files of a table are held whose `order` was changed; `migrate.seed` looks for it."""
 
 
 def way_out(table: str | None) -> str:
@@ -162,6 +164,7 @@ def decide_claim(
     earlier: bool = False,
     reloaded: bool = False,
     listed: bool = True,
+    announced: bool = False,
 ) -> Decision:
     """Decide about one file version from what one transaction has read.
 
@@ -176,6 +179,7 @@ def decide_claim(
         earlier: it stands there for an earlier generation, which a reload has superseded (or False, likewise).
         reloaded: it is a full-load file whose key was applied with other content, in the table's generation.
         listed: the table map has its table, so that the turn is the target's own.
+        announced: S3 has announced it just now, so that one that was gone may be there again.
     """
     if applied or earlier:
         mend = row is not None and row.status != Status.COMPLETED
@@ -190,20 +194,22 @@ def decide_claim(
             foreign=True,
         )
     fresh = row is not None and row.typed and row.status == Status.PENDING
+    returned = announced and row is not None and row.error_class == FailureClass.GONE and row.final
     if row is not None and not fresh:
         if row.held:
             return Decision(Verdict.HOLD, row.error_message or "held")
-        if row.final:
+        if row.final and not returned:
             return Decision(Verdict.REJECT, row.error_message or "failed for good", row.failure)
     if turn.holder is not None and turn.live:  # before attempts are judged: the last may be under way
         return Decision(Verdict.WAIT, f"the table {turn.name} is being loaded by another worker")
     if turn.order_format != order_format:
         return Decision(
             Verdict.HOLD,
-            f"the table's rows are ordered by {turn.order_format!r}, the configuration says {order_format!r}: restore "
+            f"{OTHER_ORDER} {turn.order_format!r}, the configuration says {order_format!r}: restore "
             f"the setting, or run firebolt-cdc reload {turn.name} --everything",
         )
-    asked = fresh or (row is not None and row.asked)
+    asked = row is not None and row.asked
+    fresh = fresh or returned
     if reloaded and not asked:
         return Decision(
             Verdict.HOLD,
@@ -246,15 +252,22 @@ def needs_operator(row: LedgerRow, max_attempts: int) -> bool:
     return row.held or row.final or (row.status == Status.FAILED and row.alone_count >= max_attempts)
 
 
-def require_turn(turn: Turn | None, claim_id: str, generation: int) -> None:
+def require_turn(turn: Turn | None, claim_id: str, generation: int, order_format: str | None = None) -> None:
     """Stop a load whose claim does not hold the turn any more.
 
+    `order_format` is the one in which the rows were ranked; None for those of a new generation, which brings its own.
+
     Raises:
-        TurnLostError: somebody else has it, or the table began a new generation.
+        TurnLostError: somebody else has it, or the table began a new generation, or changed its order.
     """
     if turn is None or turn.holder != claim_id or turn.generation != generation:
         name = turn.name if turn else "the table"
         raise TurnLostError(f"{name}: this worker's lease ran out and the turn went on; nothing was written")
+    if order_format is not None and turn.order_format != order_format:
+        raise TurnLostError(
+            f"{turn.name}: the order of its changes was set to {turn.order_format!r} after this worker had begun with "
+            f"{order_format!r}; nothing was written"
+        )
 
 
 def superseded(turn: Turn | None, last_modified: datetime) -> bool:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import pytest
 
 from firebolt_cdc import loader
-from firebolt_cdc.errors import ConflictError
+from firebolt_cdc.engine import Transaction
+from firebolt_cdc.errors import ConflictError, HeldError
 from firebolt_cdc.loader import Worker
-from support import Pipeline, sessions, table_config
+from support import PREFIX, Pipeline, sessions, table_config
 
 ONE = "fair/sessions/20241124-1.parquet"
 EXPIRE = "UPDATE cdc_tables SET lease_until = CURRENT_TIMESTAMP - INTERVAL '1' SECOND WHERE holder IS NOT NULL"
@@ -118,3 +120,86 @@ def test_a_load_that_others_keep_from_committing_costs_no_attempt(
     assert pipeline.sql.value("SELECT COUNT(*) FROM cdc_tables WHERE holder IS NOT NULL") == 0
     pipeline.drain()
     assert pipeline.sql('SELECT "sid" FROM sessions') == [[1]]
+
+
+def test_a_file_that_was_gone_is_loaded_when_s3_announces_it_again(pipeline: Pipeline) -> None:
+    body = sessions(("I", 1, "a"))
+    event = pipeline.put(ONE, body)
+    pipeline.s3.delete_object(Bucket=pipeline.bucket, Key=PREFIX + ONE)
+    for _ in range(5):
+        assert pipeline.deliver(event) == []
+    assert pipeline.ledger() == {ONE: ("failed", "gone")}
+    assert len(pipeline.take(pipeline.dlq)) == 5
+    assert pipeline.put(ONE, body) == event, "the same content is the same version"
+    assert pipeline.deliver(event) == []
+    assert pipeline.ledger() == {ONE: ("completed", None)}
+    assert pipeline.sql.value('SELECT COUNT(*) FROM sessions WHERE "sid" = 1') == 1
+
+
+def test_a_reload_that_failed_for_another_reason_is_held_also_after_the_guides_retry(pipeline: Pipeline) -> None:
+    pipeline.configure(tables={"fair/events": table_config("events")}, unlisted_tables="fail")
+    names = ["LOAD00000001", "20241124-1", "LOAD00000002"]
+    rows = [(("I", 1, "a"), ("I", 2, "gone in the source")), (("U", 1, "b"),), (("I", 1, "c"),)]
+    for name, content in zip(names, rows, strict=True):
+        pipeline.deliver(pipeline.put(f"fair/sessions/{name}.parquet", sessions(*content)))
+        time.sleep(1.1)
+    assert {status for status, _ in pipeline.ledger().values()} == {"failed"}, "its table is not listed"
+    pipeline.configure(tables=pipeline.config["tables"] | {"fair/sessions": table_config("sessions", ["sid"])})
+    pipeline.migrate()
+    pipeline.sql("UPDATE cdc_processed_files SET status = 'pending', error_message = NULL WHERE status = 'failed'")
+    pipeline.clean("sweep")
+    pipeline.drain()
+    assert pipeline.ledger()[f"fair/sessions/{names[2]}.parquet"] == ("pending", "held")
+    assert pipeline.sql('SELECT "sid", "user" FROM sessions ORDER BY 1') == [[1, "b"], [2, "gone in the source"]]
+
+
+def test_many_held_files_that_are_announced_again_cost_no_statements(
+    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events = [pipeline.put(f"fair/sessions/2024112{n}-1.parquet", sessions(("I", 1, "a"))) for n in range(4)]
+
+    def hold(*arguments: Any) -> None:
+        raise HeldError(f"{arguments[1].file_key}: a reason of its own")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loader, "prepare", hold)
+        assert pipeline.deliver(*events) == []
+    assert set(pipeline.ledger().values()) == {("pending", "held")}
+    statements: list[str] = []
+    execute = Transaction.execute
+
+    def noted(tx: Transaction, sql: str, *arguments: Any, **more: Any) -> Any:
+        statements.append(sql)
+        return execute(tx, sql, *arguments, **more)
+
+    monkeypatch.setattr(Transaction, "execute", noted)
+    assert pipeline.deliver(*events) == []
+    assert [sql for sql in statements if sql.startswith("UPDATE cdc_processed_files")] == []
+    assert set(pipeline.ledger().values()) == {("pending", "held")}
+
+
+def test_many_files_whose_attempts_are_used_up_are_given_up_by_one_statement(
+    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events = [pipeline.put(f"fair/sessions/2024112{n}-1.parquet", sessions(("I", 1, "a"))) for n in range(4)]
+    with monkeypatch.context() as patch:
+        patch.setattr(Worker, "_load_part", killed)
+        patch.setattr(Worker, "_release", lambda *_: None)
+        with pytest.raises(KilledError):
+            pipeline.deliver(*events)
+    pipeline.sql(EXPIRE)
+    pipeline.sql("UPDATE cdc_processed_files SET alone_count = 3, error_message = 'said ' || file_key")
+    statements: list[str] = []
+    execute = Transaction.execute
+
+    def noted(tx: Transaction, sql: str, *arguments: Any, **more: Any) -> Any:
+        statements.append(sql)
+        return execute(tx, sql, *arguments, **more)
+
+    monkeypatch.setattr(Transaction, "execute", noted)
+    assert pipeline.deliver(*events) == []
+    assert len([sql for sql in statements if sql.startswith("UPDATE cdc_processed_files")]) == 1
+    found = pipeline.sql("SELECT file_key, status, error_class, error_message FROM cdc_processed_files ORDER BY 1")
+    for key, status, error_class, message in found:
+        assert (status, error_class) == ("failed", "transient")
+        assert message == f"tried 3 times alone; last: said {key}"
