@@ -440,13 +440,18 @@ def _show_load(pipeline: Pipeline, objects: Sequence[ObjectInfo], as_json: bool)
 @app.command()
 def migrate(
     function: FunctionOption,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the SQL that would run.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would be done: the default.")] = False,
     show_status: Annotated[bool, typer.Option("--status", help="Show what is applied and what is pending.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do it; without, only show what would be done.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Run the migrations (the migrate function does it, as `terraform apply` would)."""
+    """Run the migrations (the migrate function does it, as `terraform apply` would). A dry run unless --yes is given.
+
+    It also gives new targets of the table map their turn, adopts a ledger made by hand, and makes LOCATION objects.
+    """
     config = _pipeline(function).config
-    action = "dry_run" if dry_run else "status" if show_status else "migrate"
+    doing = yes and not dry_run and not show_status
+    action = "migrate" if doing else "status" if show_status else "dry_run"
     name = f"{config.name}-migrate"
     patient = boto3.client("lambda", config=BotoConfig(read_timeout=LAMBDA_SECONDS, retries={"total_max_attempts": 1}))
     try:
@@ -465,6 +470,8 @@ def migrate(
         console.print(f"[bold]{name}[/]: {escape(text) or 'none'}")
     for statement in statements:
         console.print(f"{statement};", markup=False, highlight=False, soft_wrap=True)
+    if action == "dry_run":
+        console.print("Nothing was changed; add --yes to migrate.")
 
 
 @app.command()
