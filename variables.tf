@@ -388,7 +388,7 @@ variable "loader" {
     - `max_attempts`: how often one file is tried before it is failed for good.
     - `batch_size`, `batch_window_seconds`: a batch is handed over when either is reached. A larger window makes fewer, cheaper commits.
     - `max_concurrency`: the largest number of loaders at a time, at the event source and not as reserved concurrency, so that throttling uses up no attempts.
-    - `log_level`: above INFO the log has no STEP lines, and `firebolt-cdc doctor`, which looks for them, says that no file came.
+    - `log_level`: above INFO the log has no STEP lines, and `firebolt-cdc doctor`, which looks for them, can only say so.
     - `environment`: further environment variables, such as `AWS_ENDPOINT_URL`. Never secrets.
     - `paused`: stop taking messages. They wait in the queue, up to its retention.
   EOT
@@ -584,7 +584,7 @@ variable "migrations" {
   description = <<-EOT
     The migrate function.
 
-    - `run_on_apply`: whether `terraform apply` runs the SQL migrations (and seeds the table map) whenever the package, the migrations or the configuration change. With `false`, invoke the migrate function in your pipeline before the loader is used.
+    - `run_on_apply`: whether `terraform apply` runs the SQL migrations (and seeds the table map) whenever the package, the migrations or the configuration change. With `false`, invoke the migrate function in your pipeline before the loader is used, as `firebolt-cdc migrate --yes` does.
     - `memory_mb`: a ledger made by hand is adopted with the listing of the whole source in memory (docs/upgrade.md).
   EOT
   type = object({

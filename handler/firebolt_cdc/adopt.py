@@ -35,20 +35,33 @@ from firebolt_cdc.migrations import Runner
 from firebolt_cdc.storage import Storage
 
 LEDGER, ASIDE, KEPT = "cdc_processed_files", "cdc_processed_files_guide", "cdc_processed_files_adopted"
+LOAD_ID = "adopted"
+"""What `cdc_applied` has instead of the name of a load."""
 _HELD = (
     "The ledger that was adopted says {}, so its rows may or may not be in the target. Check, then run firebolt-cdc "
     "retry FILE (loads it) or firebolt-cdc settle FILE (counts it as loaded)."
 )
 
 
-def set_aside(engine: Engine, runner: Runner, deadline: Deadline) -> bool:
-    """Rename a guide's ledger out of the way; True where there was one."""
+def is_guides(engine: Engine) -> bool:
+    """Whether the ledger is a guide's.
+
+    Raises:
+        PermanentError: it is neither a guide's nor ours.
+    """
     columns = _columns(engine, LEDGER)
     if not columns or "file_id" in columns:
         return False
     missing = {"file_key", "status", "processed_at"} - columns
     if missing:
         raise PermanentError(f"a table {LEDGER} exists that is not the guide's (it lacks {sorted(missing)}); rename it")
+    return True
+
+
+def set_aside(engine: Engine, runner: Runner, deadline: Deadline) -> bool:
+    """Rename a guide's ledger out of the way; True where there was one."""
+    if not is_guides(engine):
+        return False
 
     def rename() -> None:
         with engine.transaction() as tx:
@@ -153,7 +166,7 @@ def _copy(engine: Engine, config: Config, runner: Runner, staged: str) -> dict[s
             "INSERT INTO cdc_applied (applied_id, file_id, key_id, pipeline, target_table, generation, file_key, etag, "
             "kind, file_modified_at, load_id, rows_read, rows_upserted, rows_deleted, applied_at) "
             f"SELECT l.applied_id, l.file_id, l.key_id, ?, l.target_table, 1, l.file_key, l.etag, l.kind, "
-            f"{modified}, 'adopted', NULL, NULL, NULL, CURRENT_TIMESTAMP {joined} "
+            f"{modified}, '{LOAD_ID}', NULL, NULL, NULL, CURRENT_TIMESTAMP {joined} "
             f"NOT {doubtful} AND NOT {unknown}",
             [pipeline, *where, *where, since],
         )
@@ -189,7 +202,7 @@ def _copy(engine: Engine, config: Config, runner: Runner, staged: str) -> dict[s
         )
         tx.execute(f"ALTER TABLE {ASIDE} RENAME TO {KEPT}")
         counted = {
-            "applied": "SELECT COUNT(*) FROM cdc_applied WHERE load_id = 'adopted' AND pipeline = ?",
+            "applied": f"SELECT COUNT(*) FROM cdc_applied WHERE load_id = '{LOAD_ID}' AND pipeline = ?",
             "held": "SELECT COUNT(*) FROM cdc_processed_files WHERE error_class = 'held' AND pipeline = ?",
         }
         counts = {name: int(tx.execute(sql, [pipeline])[0][0]) for name, sql in counted.items()}

@@ -6,15 +6,14 @@ variable FIREBOLT_CDC_FUNCTION or LOADER_FUNCTION), with the AWS credentials of 
 
 from __future__ import annotations
 
-import atexit
 import functools
 import json
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
-from datetime import UTC, datetime, timedelta
+from collections.abc import Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
 from typing import Annotated, Any
 
 import boto3
@@ -25,12 +24,11 @@ from rich.markup import escape
 from rich.progress import Progress
 from rich.table import Table
 
-from firebolt_cdc import __version__, direct, migrations, telemetry
-from firebolt_cdc import config as configuration
+from firebolt_cdc import __version__, deployed, direct, telemetry, whereabouts
 from firebolt_cdc import settle as settling
-from firebolt_cdc.config import Config
-from firebolt_cdc.deadline import Deadline
-from firebolt_cdc.engine import Engine
+from firebolt_cdc import status as looks
+from firebolt_cdc.deployed import ALIAS, COMMAND_SECONDS, Pipeline
+from firebolt_cdc.doctor import examine
 from firebolt_cdc.errors import AWS_ERRORS, CdcError, FailureClass, PermanentError, TransientError, aws_error
 from firebolt_cdc.events import Origin
 from firebolt_cdc.files import FileVersion, identify
@@ -42,11 +40,10 @@ from firebolt_cdc.queues import Queues
 from firebolt_cdc.reload import Reload
 from firebolt_cdc.sql import marks
 from firebolt_cdc.storage import ObjectInfo, Storage
+from firebolt_cdc.whereabouts import Holding, Whereabouts
 
-COMMAND_SECONDS = 300.0
 LAMBDA_SECONDS = 910
 """How long an answer of a function may take: botocore's minute would end the wait, and then invoke it again."""
-ALIAS = "PROD"
 app = typer.Typer(
     pretty_exceptions_enable=False,
     no_args_is_help=True,
@@ -62,16 +59,6 @@ FunctionOption = Annotated[
     ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for a program.")]
-
-
-@dataclass(frozen=True)
-class Pipeline:
-    """A deployed pipeline, as its loader function sees it."""
-
-    function: str
-    config: Config
-    engine: Engine
-    deadline: Deadline
 
 
 def main() -> None:
@@ -96,23 +83,14 @@ def version(
 
 
 def _pipeline(function: str, seconds: float = COMMAND_SECONDS) -> Pipeline:
-    """The pipeline of a loader function; its engine's connections are closed when the command ends."""
-    try:
-        found = boto3.client("lambda").get_function_configuration(FunctionName=function, Qualifier=ALIAS)
-    except AWS_ERRORS as error:
-        raise aws_error(error, f"reading the function {function}:{ALIAS} (is --function right?)") from error
-    config = configuration.load(found.get("Environment", {}).get("Variables", {}))
-    deadline = Deadline(seconds)
-    engine = Engine.of(config, deadline)
-    atexit.register(engine.close)
-    return Pipeline(function, config, engine, deadline)
+    return deployed.find(function, seconds)
 
 
 def _print(rows: Sequence[Sequence[Any]], title: str, columns: Sequence[str]) -> None:
     if not rows:
         console.print(f"{title}: none")
         return
-    table = Table(title=title, title_justify="left")
+    table = Table(title=escape(_visible(title)), title_justify="left")
     for column in columns:
         table.add_column(column, overflow="fold")
     for row in rows:
@@ -126,73 +104,109 @@ def _visible(value: object) -> str:
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in str(value))
 
 
-_STATUS: dict[str, tuple[str, tuple[str, ...], str]] = {
-    "files": (
-        "Files by status",
-        ("status", "error_class", "files", "oldest"),
-        "SELECT status, error_class, COUNT(*), MIN(processed_at) FROM cdc_processed_files WHERE pipeline = ? "
-        "GROUP BY status, error_class ORDER BY status, error_class",
-    ),
-    "today": (
-        "Loaded today, by table",
-        ("table", "files", "rows"),
-        "SELECT target_table, COUNT(*), SUM(rows_read) FROM cdc_applied WHERE pipeline = ? "
-        "AND DATE(applied_at) = CURRENT_DATE GROUP BY target_table ORDER BY target_table",
-    ),
-    "days": (
-        "The last 7 days",
-        ("day", "files", "completed", "failed"),
-        "SELECT DATE(processed_at) AS day, COUNT(*), COUNT(CASE WHEN status = 'completed' THEN 1 END), "
-        "COUNT(CASE WHEN status = 'failed' THEN 1 END) FROM cdc_processed_files WHERE pipeline = ? "
-        "AND processed_at >= CURRENT_TIMESTAMP - INTERVAL '7' DAY GROUP BY DATE(processed_at) ORDER BY day DESC",
-    ),
-    "schema_changes": (
-        "Schema changes, the last 7 days",
-        ("table", "files", "failed", "newest", "change"),
-        "SELECT target_table, COUNT(*), COUNT(CASE WHEN status = 'failed' THEN 1 END), MAX(processed_at), "
-        "schema_change FROM cdc_processed_files WHERE pipeline = ? AND schema_change IS NOT NULL "
-        "AND processed_at >= CURRENT_TIMESTAMP - INTERVAL '7' DAY GROUP BY target_table, schema_change "
-        "ORDER BY MAX(processed_at) DESC LIMIT 50",
-    ),
-    "duplicates": (
-        "Duplicate deliveries prevented, the last 7 days",
-        ("day", "deliveries", "files"),
-        "SELECT DATE(delivered_at) AS day, COUNT(*), COUNT(DISTINCT file_id) FROM cdc_duplicate_deliveries "
-        "WHERE pipeline = ? AND delivered_at >= CURRENT_TIMESTAMP - INTERVAL '7' DAY "
-        "GROUP BY DATE(delivered_at) ORDER BY day DESC",
-    ),
-    "turns": (
-        "Tables being loaded now",
-        ("table", "holder", "lease until"),
-        "SELECT turn, holder, lease_until FROM cdc_tables WHERE pipeline = ? AND holder IS NOT NULL ORDER BY turn",
-    ),
-    "failed": (
-        "Failed and held files (newest 20)",
-        ("file", "class", "attempts", "message"),
-        "SELECT file_key, error_class, attempt_count, error_message FROM cdc_processed_files WHERE pipeline = ? "
-        "AND (status = 'failed' OR error_class = 'held') ORDER BY processed_at DESC LIMIT 20",
-    ),
-}
-
-
 @app.command()
-def status(function: FunctionOption, as_json: JsonOption = False) -> None:
-    """Files by status, loads, schema changes, duplicates prevented, turns held, failures with their reason."""
+def status(
+    function: FunctionOption,
+    file: Annotated[
+        list[str] | None, typer.Argument(help="Where is this file? Its file_key, key or s3:// URL; none: all in all.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Files by status, loads, schema changes, duplicates prevented, failures, the ledger's size; or where a file is."""
     pipeline = _pipeline(function)
-    answers = {
-        name: pipeline.engine.query(sql, [pipeline.config.source.pipeline]) for name, (_, _, sql) in _STATUS.items()
-    }
     waiting = Queues(boto3.client("sqs"), pipeline.config.queue).depth()
+    if file:
+        _where(pipeline, file, waiting, as_json)
+        return
+    answers = looks.overview(pipeline.engine, pipeline.config)
     if as_json:
         result: dict[str, Any] = {
-            name: [dict(zip(columns, row, strict=True)) for row in answers[name]]
-            for name, (_, columns, _) in _STATUS.items()
+            name: [dict(zip(section.columns, row, strict=True)) for row in answers[name]]
+            for name, section in looks.SECTIONS.items()
         }
         console.print_json(json.dumps(result | {"queue_depth": waiting}, default=str))
         return
-    for name, (title, columns, _) in _STATUS.items():
-        _print(answers[name], title, columns)
+    for name, section in looks.SECTIONS.items():
+        _print(answers[name], section.title, section.columns)
     console.print(f"Messages in the queue: {waiting}")
+
+
+def _where(pipeline: Pipeline, names: Sequence[str], waiting: int, as_json: bool) -> None:
+    storage = Storage(boto3.client("s3"), pipeline.config)
+    found, unknown = whereabouts.find(pipeline.engine, pipeline.config, storage, names)
+    answers = [_told(pipeline, file, waiting) for file in found]
+    if as_json and answers:
+        console.print_json(json.dumps(answers, default=str))
+    for answer in answers if not as_json else ():
+        facts = {
+            "object": answer["object"] or "not in S3",
+            **{name: answer[name] for name in ("etag", "bytes", "modified")},
+            "table": ", ".join(f"{name} {value}" for name, value in answer["table"].items()),
+            "turn": answer["turn"] and ", ".join(f"{name} {value}" for name, value in answer["turn"].items()),
+        }
+        _print(list(facts.items()), answer["file"], ("", ""))
+        for title, lines in (("In the ledger", answer["ledger"]), ("In cdc_applied", answer["applied"])):
+            _print([list(line.values()) for line in lines], title, list(lines[0]) if lines else ())
+        console.print(f"{_visible(answer['next'])}\n", style="bold", markup=False, highlight=False, soft_wrap=True)
+    if unknown:
+        raise PermanentError(
+            f"{unknown}: neither in S3 nor in the ledger; a name is what follows s3://"
+            f"{pipeline.config.source.pipeline} in an object's URL"
+        )
+
+
+def _told(pipeline: Pipeline, file: Whereabouts, waiting: int) -> dict[str, Any]:
+    info, source, most = file.info, file.source, pipeline.config.loader.max_attempts
+    return {
+        "file": file.file_key,
+        "object": str(file.version) if info else None,
+        "etag": info.version.etag if info else None,
+        "bytes": info.size_bytes if info else None,
+        "modified": info.last_modified if info else None,
+        "table": {"none": str(file.refusal)}
+        if source is None
+        else {
+            "source": source.source_table,
+            "target": source.target,
+            "generation": file.generation,
+            "mode": source.table.mode,
+            "kind": source.kind,
+        },
+        "turn": _turn(source.turn, file.turns.get(source.turn)) if source else None,
+        "ledger": [
+            {
+                "etag": line.etag,
+                "status": line.row.status,
+                "class": line.row.error_class,
+                "tries": f"{line.row.alone_count} of {most}",
+                "claims": line.claims,
+                "processed at": line.processed_at,
+                "message": line.row.error_message,
+            }
+            for line in file.recorded
+        ],
+        "applied": [
+            {
+                "etag": line.etag,
+                "target": line.target,
+                "generation": line.generation,
+                "load": line.load_id,
+                "applied at": line.applied_at,
+                "rows": line.rows_read,
+            }
+            for line in file.applied
+        ],
+        "next": whereabouts.next_step(file, pipeline.config, waiting),
+    }
+
+
+def _turn(name: str, held: Holding | None) -> dict[str, Any]:
+    if held is None:
+        return {"of": name, "is": "missing: run firebolt-cdc migrate --yes"}
+    if held.turn.holder is None:
+        return {"of": name, "is": "free"}
+    state = "held" if held.turn.live else "past its lease, free to take"
+    return {"of": name, "is": state, "until": held.lease_until, "by": held.turn.holder}
 
 
 @app.command()
@@ -426,13 +440,18 @@ def _show_load(pipeline: Pipeline, objects: Sequence[ObjectInfo], as_json: bool)
 @app.command()
 def migrate(
     function: FunctionOption,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the SQL that would run.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would be done: the default.")] = False,
     show_status: Annotated[bool, typer.Option("--status", help="Show what is applied and what is pending.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do it; without, only show what would be done.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Run the migrations (the migrate function does it, as `terraform apply` would)."""
+    """Run the migrations (the migrate function does it, as `terraform apply` would). A dry run unless --yes is given.
+
+    It also gives new targets of the table map their turn, adopts a ledger made by hand, and makes LOCATION objects.
+    """
     config = _pipeline(function).config
-    action = "dry_run" if dry_run else "status" if show_status else "migrate"
+    doing = yes and not dry_run and not show_status
+    action = "migrate" if doing else "status" if show_status else "dry_run"
     name = f"{config.name}-migrate"
     patient = boto3.client("lambda", config=BotoConfig(read_timeout=LAMBDA_SECONDS, retries={"total_max_attempts": 1}))
     try:
@@ -451,46 +470,16 @@ def migrate(
         console.print(f"[bold]{name}[/]: {escape(text) or 'none'}")
     for statement in statements:
         console.print(f"{statement};", markup=False, highlight=False, soft_wrap=True)
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One answer of the doctor."""
-
-    question: str
-    good: bool
-    answer: str
+    if action == "dry_run":
+        console.print("Nothing was changed; add --yes to migrate.")
 
 
 @app.command()
 def doctor(function: FunctionOption, as_json: JsonOption = False) -> None:
     """Is the ledger reachable, are the deduplication steps called, are there errors? Exit code 1 if not all is well."""
-    findings: list[Finding] = []
-
-    def ask(question: str, answer: Callable[[], str]) -> bool:
-        try:
-            findings.append(Finding(question, True, answer()))
-        except CdcError as error:
-            findings.append(Finding(question, False, str(error)))
-        except AWS_ERRORS as error:
-            findings.append(Finding(question, False, str(aws_error(error, question))))
-        return findings[-1].good
-
-    found: list[Pipeline] = []
-    if ask("The loader and its configuration can be read", lambda: _describe(found, function)):
-        pipeline = found[0]
-        reachable = ask("The ledger can be read", lambda: _ask_ledger(pipeline))
-        if reachable:
-            ask("The schema is one that this version works with", lambda: _ask_schema(pipeline))
-            ask("Every table of the map has its turn", lambda: _ask_turns(pipeline))
-            ask("No turn is held past its lease", lambda: _ask_leases(pipeline))
-        ask("The source bucket can be listed", lambda: _ask_source(pipeline))
-        ask("The source bucket sends events to EventBridge", lambda: _ask_events(pipeline))
-        ask("The dead-letter queues are empty", lambda: _ask_dead_letters(pipeline))
-        ask("The deduplication steps are called", lambda: _ask_steps(pipeline))
-        ask("No 'Error checking if file processed' in the last day", lambda: _ask_errors(pipeline))
+    findings = examine(lambda: _pipeline(function))
     if as_json:
-        console.print_json(json.dumps([f.__dict__ for f in findings]))
+        console.print_json(json.dumps([asdict(f) for f in findings]))
     else:
         table = Table("", "question", "answer", title="firebolt-cdc doctor", title_justify="left")
         for f in findings:
@@ -498,113 +487,6 @@ def doctor(function: FunctionOption, as_json: JsonOption = False) -> None:
         console.print(table)
     if not all(f.good for f in findings):
         raise typer.Exit(1)
-
-
-def _describe(found: list[Pipeline], function: str) -> str:
-    pipeline = _pipeline(function)
-    found.append(pipeline)
-    config, firebolt = pipeline.config, pipeline.config.firebolt
-    where = firebolt.core_url or f"{firebolt.account_name}/{firebolt.engine_name}"
-    return f"{config.name}: s3://{config.source.pipeline} to {where}, {len(config.tables)} tables"
-
-
-def _ask_ledger(pipeline: Pipeline) -> str:
-    rows = pipeline.engine.query(
-        "SELECT COUNT(*) FROM cdc_processed_files WHERE pipeline = ?", [pipeline.config.source.pipeline]
-    )
-    return f"{rows[0][0]} files in cdc_processed_files"
-
-
-def _ask_schema(pipeline: Pipeline) -> str:
-    migrations.require(pipeline.engine)
-    return f"version {migrations.REQUIRED_VERSION} or a compatible newer one"
-
-
-def _ask_turns(pipeline: Pipeline) -> str:
-    rows = pipeline.engine.query("SELECT turn, pipeline FROM cdc_tables")
-    owners = {str(row[0]): str(row[1]) for row in rows}
-    mine = pipeline.config.source.pipeline
-    missing = [turn for turn in pipeline.config.turns if owners.get(turn) != mine]
-    if missing:
-        raise PermanentError(f"no turn, or another pipeline's, for {missing[:10]}: run `firebolt-cdc migrate`")
-    return f"{len(pipeline.config.turns)} turns"
-
-
-def _ask_leases(pipeline: Pipeline) -> str:
-    rows = pipeline.engine.query(
-        "SELECT turn, lease_until FROM cdc_tables WHERE pipeline = ? AND holder IS NOT NULL "
-        "AND lease_until <= CURRENT_TIMESTAMP",
-        [pipeline.config.source.pipeline],
-    )
-    if rows:
-        raise TransientError(f"{[str(row[0]) for row in rows]}: the sweep frees them; is the cleanup function running?")
-    return "none"
-
-
-def _ask_source(pipeline: Pipeline) -> str:
-    source = pipeline.config.source
-    answer = boto3.client("s3").list_objects_v2(Bucket=source.bucket, Prefix=source.prefix, MaxKeys=1)
-    return f"s3://{source.bucket}/{source.prefix}: {'has objects' if answer.get('KeyCount') else 'is empty'}"
-
-
-def _ask_events(pipeline: Pipeline) -> str:
-    bucket = pipeline.config.source.bucket
-    answer = boto3.client("s3").get_bucket_notification_configuration(Bucket=bucket)
-    if "EventBridgeConfiguration" not in answer:
-        raise PermanentError(
-            f"EventBridge is off at the bucket {bucket}: no file is announced; switch it on (its owner, "
-            "or source_bucket.manage_eventbridge_notification)"
-        )
-    return "EventBridge is on"
-
-
-def _ask_dead_letters(pipeline: Pipeline) -> str:
-    sqs, queue = boto3.client("sqs"), pipeline.config.queue
-    counts = {
-        url.rsplit("/", 1)[-1]: int(
-            sqs.get_queue_attributes(QueueUrl=url, AttributeNames=["ApproximateNumberOfMessages"])["Attributes"][
-                "ApproximateNumberOfMessages"
-            ]
-        )
-        for url in (queue.dlq_url, queue.target_dlq_url)
-        if url
-    }
-    if any(counts.values()):
-        raise PermanentError(
-            f"{counts}: `firebolt-cdc status` names files and reasons; when they are dealt with, purge the queue "
-            '(runbook, "A file failed")'
-        )
-    return "empty"
-
-
-def _ask_steps(pipeline: Pipeline) -> str:
-    number, newest = _logged(pipeline, '"STEP 1: CHECK IF FILE ALREADY PROCESSED"')
-    none = "none in the last day (no file came, or loader.log_level is above INFO)"
-    return f"{number} in the last day, the newest at {newest}" if number else none
-
-
-def _ask_errors(pipeline: Pipeline) -> str:
-    number, newest = _logged(pipeline, '"Error checking if file processed"')
-    if number:
-        raise TransientError(f"{number}, the newest at {newest}: see the log group /aws/lambda/{pipeline.function}")
-    return "none"
-
-
-def _logged(pipeline: Pipeline, pattern: str) -> tuple[int, str]:
-    """How many log lines of the last day hold a text, and when the newest came."""
-    since = datetime.now(UTC) - timedelta(days=1)
-    pages = (
-        boto3.client("logs")
-        .get_paginator("filter_log_events")
-        .paginate(
-            logGroupName=f"/aws/lambda/{pipeline.function}",
-            startTime=int(since.timestamp() * 1000),
-            filterPattern=pattern,
-        )
-    )
-    times = [event["timestamp"] for page in pages for event in page["events"]]
-    newest = datetime.fromtimestamp(max(times) / 1000, UTC).isoformat(timespec="seconds") if times else ""
-    return len(times), newest
 
 
 if __name__ == "__main__":

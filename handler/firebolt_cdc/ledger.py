@@ -14,7 +14,7 @@ import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from firebolt_cdc import protocol
 from firebolt_cdc.config import Config
@@ -518,28 +518,32 @@ ANEW = (
 """What `firebolt-cdc retry` and `load` write: the guide's UPDATE by hand, which also decides about a held file."""
 
 
+TURN_COLUMNS = (
+    "turn, pipeline, holder, CASE WHEN lease_until > CURRENT_TIMESTAMP THEN 1 ELSE 0 END, generation, order_format, "
+    "generation_started_at, CASE WHEN source_table IS NULL THEN 0 ELSE 1 END"
+)
+
+
+def turn_of(values: Sequence[Any]) -> Turn:
+    """A row of a SELECT of TURN_COLUMNS."""
+    name, pipeline, holder, live, generation, order_format, began, listed = values
+    return Turn(
+        str(name),
+        str(pipeline),
+        holder,
+        bool(int(live)),
+        int(generation),
+        str(order_format),
+        began if int(generation) > 1 else None,
+        bool(int(listed)),
+    )
+
+
 def read_turns(tx: Transaction, names: set[str], *, first: bool = False) -> dict[str, Turn]:
     """The turns by name. With `first`, this is the read that begins the transaction."""
     run = tx.begin if first else tx.execute
-    rows = run(
-        "SELECT turn, pipeline, holder, CASE WHEN lease_until > CURRENT_TIMESTAMP THEN 1 ELSE 0 END, generation, "
-        "order_format, generation_started_at, CASE WHEN source_table IS NULL THEN 0 ELSE 1 END "
-        f"FROM cdc_tables WHERE turn IN ({marks(list(names))})",
-        sorted(names),
-    )
-    return {
-        str(r[0]): Turn(
-            str(r[0]),
-            str(r[1]),
-            r[2],
-            bool(int(r[3])),
-            int(r[4]),
-            str(r[5]),
-            r[6] if int(r[4]) > 1 else None,
-            bool(int(r[7])),
-        )
-        for r in rows
-    }
+    rows = run(f"SELECT {TURN_COLUMNS} FROM cdc_tables WHERE turn IN ({marks(list(names))})", sorted(names))
+    return {str(row[0]): turn_of(row) for row in rows}
 
 
 def read_applied(tx: Transaction, applied_ids: Sequence[str]) -> set[str]:

@@ -47,6 +47,8 @@ def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
             "status": action,
             "applied": [f"V{a.version:03}__{a.name}" for a in applied],
             "pending": [f"V{p.version:03}__{p.name}" for p in pending],
+            "to_seed": unseeded(engine, config),
+            "to_adopt": adopt.LEDGER if adopt.is_guides(engine) or adopt.ASIDE in migrations.tables(engine) else None,
             "statements": [s for p in pending for s in p.statements] if action == "dry_run" else [],
         }
     finally:
@@ -70,6 +72,14 @@ def migrate(engine: Engine, config: Config, storage: Storage, deadline: Deadline
         "locations": create_locations(engine, config),
         "adopted": adopted,
     }
+
+
+def unseeded(engine: Engine, config: Config) -> list[str]:
+    """The turns that `seed` would make; writes nothing."""
+    known = set()
+    if "cdc_tables" in migrations.tables(engine):
+        known = {str(row[0]) for row in engine.query("SELECT turn FROM cdc_tables")}
+    return [turn for turn in config.turns if turn not in known]
 
 
 def seed(engine: Engine, config: Config, runner: Runner) -> list[str]:

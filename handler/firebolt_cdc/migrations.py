@@ -141,7 +141,7 @@ def require(engine: Engine) -> None:
     if version < REQUIRED_VERSION:
         raise LedgerUnavailableError(
             f"the ledger's schema is at version {version}, this code needs {REQUIRED_VERSION}: "
-            "run the migrate function (terraform apply, or `firebolt-cdc migrate`)"
+            "run the migrate function (terraform apply, or `firebolt-cdc migrate --yes`)"
         )
     if compatible_from > REQUIRED_VERSION:
         raise LedgerUnavailableError(

@@ -153,7 +153,7 @@ class Planner:
             "SELECT pipeline, generation, generation_started_at FROM cdc_tables WHERE turn = ?", [table.target]
         )
         if not rows or str(rows[0][0]) != self._config.source.pipeline:
-            raise PermanentError(f"{table.target} has no turn of this pipeline: run firebolt-cdc migrate")
+            raise PermanentError(f"{table.target} has no turn of this pipeline: run firebolt-cdc migrate --yes")
         generation = int(rows[0][1])
         return generation, rows[0][2] if generation > 1 else None
 

@@ -21,8 +21,10 @@ from firebolt_cdc.files import FileVersion, Kind, SourceFile, identify
 from firebolt_cdc.ledger import with_conflict_retries
 from firebolt_cdc.sql import marks
 
-UNWANTED = tuple(f"settled-{c}" for c in (FailureClass.PERMANENT, FailureClass.GONE, FailureClass.TRANSIENT))
-"""What `cdc_applied` has instead of the name of a load, for files that had failed; `settled-held` for held ones."""
+LOAD_ID = "settled-"
+"""With the class of the failure behind it, what `cdc_applied` has instead of the name of a load."""
+UNWANTED = tuple(f"{LOAD_ID}{c}" for c in FailureClass if c is not FailureClass.HELD)
+"""Those of files that had failed, so that no reload takes them up again; `settled-held` is that of held ones."""
 
 
 @dataclass(frozen=True)
@@ -83,13 +85,13 @@ def settle(engine: Engine, config: Config, deadline: Deadline, found: Sequence[U
 
 
 def _settle(engine: Engine, config: Config, one: Unsettled, note: str) -> None:
-    file, load_id = one.file, f"settled-{one.error_class}"
+    file, load_id = one.file, f"{LOAD_ID}{one.error_class}"
     version, pipeline = one.version, config.source.pipeline
     name, target, kind = (file.turn, file.target, file.kind) if file else (config.unlisted_turn, "", Kind.CHANGE)
     with engine.transaction() as tx:
         turn = ledger.read_turns(tx, {name}, first=True).get(name)
         if turn is None or turn.pipeline != pipeline:
-            raise PermanentError(f"{version}: {name} is no turn of this pipeline: run firebolt-cdc migrate")
+            raise PermanentError(f"{version}: {name} is no turn of this pipeline: run firebolt-cdc migrate --yes")
         if turn.holder is not None and turn.live:
             raise ConflictError(f"{version}: {name} is being loaded by a worker; nothing was settled, try again")
         tx.execute("UPDATE cdc_tables SET version = version + 1, updated_at = CURRENT_TIMESTAMP WHERE turn = ?", [name])

@@ -17,8 +17,10 @@ from firebolt.common.statement_formatter import create_statement_formatter
 from hypothesis import assume
 from hypothesis import strategies as st
 
-from firebolt_cdc import apply, cleanup, cli, config, events, files, migrate, stage
+from firebolt_cdc import apply, cleanup, config, events, files, migrate, stage, status
 from firebolt_cdc.config import Config, Table
+from firebolt_cdc.deadline import Deadline
+from firebolt_cdc.engine import Engine
 from firebolt_cdc.errors import CdcError, PermanentError, redact
 from firebolt_cdc.events import Origin
 from firebolt_cdc.files import FileVersion, Kind, SourceFile
@@ -482,11 +484,12 @@ def _go_on(bench: Bench, records: dict[str, Record], which: str, then: str) -> s
 
 
 def _status(bench: Bench) -> None:
-    engine = cli.Engine.of(_config(url=bench.proxy.url), cli.Deadline(60))
+    settings = _config(url=bench.proxy.url)
+    engine = Engine.of(settings, Deadline(60))
     try:
-        for _, columns, sql in cli._STATUS.values():
-            for row in engine.query(sql, [f"{SOURCE}/{PREFIX}"]):
-                json.dumps(dict(zip(columns, row, strict=True)), default=str)
+        for name, rows in status.overview(engine, settings).items():
+            for row in rows:
+                json.dumps(dict(zip(status.SECTIONS[name].columns, row, strict=True)), default=str)
     finally:
         engine.close()
 

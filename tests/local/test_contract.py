@@ -321,6 +321,10 @@ def test_row_12_the_doctor(pipeline: Pipeline) -> None:
     _, findings = cli(pipeline, "doctor")
     answers = {finding["question"]: finding["good"] for finding in findings}
     assert answers["The ledger can be read"]
+    assert answers["The alias PROD points to a published version"]
+    assert answers["The rule hands new objects to the queue"]
+    assert answers["The loader takes messages from the queue"]
+    assert answers["The cleanup function sweeps"]
     assert answers["The deduplication steps are called"]
     assert "No 'Error checking if file processed' in the last day" in answers
 
