@@ -26,6 +26,9 @@ LOAD_ID = "settled-"
 UNWANTED = tuple(f"{LOAD_ID}{c}" for c in FailureClass if c is not FailureClass.HELD)
 """Those of files that had failed, so that no reload takes them up again; `settled-held` is that of held ones."""
 
+NO_TARGET = ""
+"""What `cdc_applied` has as the target of a file that no table takes."""
+
 
 @dataclass(frozen=True)
 class Unsettled:
@@ -87,7 +90,7 @@ def settle(engine: Engine, config: Config, deadline: Deadline, found: Sequence[U
 def _settle(engine: Engine, config: Config, one: Unsettled, note: str) -> None:
     file, load_id = one.file, f"{LOAD_ID}{one.error_class}"
     version, pipeline = one.version, config.source.pipeline
-    name, target, kind = (file.turn, file.target, file.kind) if file else (config.unlisted_turn, "", Kind.CHANGE)
+    name, target, kind = (file.turn, file.target, file.kind) if file else (config.unlisted_turn, NO_TARGET, Kind.CHANGE)
     with engine.transaction() as tx:
         turn = ledger.read_turns(tx, {name}, first=True).get(name)
         if turn is None or turn.pipeline != pipeline:

@@ -311,8 +311,10 @@ def _asked(row: LedgerRow) -> bool:
 def _unplaced(file: Whereabouts, config: Config, waiting: int) -> str:
     """A file that no table of the map takes."""
     row, refusal = file.row, file.refusal
-    targets = sorted({a.target for a in file.applied if a.file_id == file.version.file_id})
-    if targets:
+    mine = [a for a in file.applied if a.file_id == file.version.file_id]
+    if any(a.target == settle.NO_TARGET for a in mine):
+        return f"It was {mine[-1].note or 'settled by hand'}; it counts as dealt with until a table takes it."
+    if targets := sorted({a.target for a in mine}):
         return f"It was applied to {', '.join(targets)}; no table of the map takes it now, so nothing more happens."
     if row is not None and (resting := _resting(file, row, config)) is not None:
         return resting

@@ -93,6 +93,8 @@ def test_a_file_that_no_table_takes_is_dealt_with_until_one_does(
     pipeline.deliver(event)
     assert pipeline.ledger() == {key: ("failed", "permanent")}
     assert command(cli.settle, [key], reason="a stray", yes=True) == {"settled": [key]}
+    [said] = command(cli.status, [key])
+    assert said["next"] == "It was settled by hand: a stray; it counts as dealt with until a table takes it."
     for _ in range(2):
         assert pipeline.ledger() == {key: ("completed", None)}
         assert pipeline.clean("sweep")["sweep"]["left"] == 0
