@@ -147,6 +147,13 @@ module "loader" {
   live_version             = var.live_version
   live_after               = aws_lambda_invocation.migrate[*].id
   tags                     = local.tags
+
+  # A file waits as a delayed copy of its message on the loader's own queue (send_copy in firebolt_cdc/queues.py), for as
+  # long as an outage, a reload or a long load lasts: hundreds of rounds, where Lambda would stop it after about 16. What
+  # bounds the loop is of our own: one copy for each message that is acknowledged, and only while its file waits; each is
+  # delayed, by up to two minutes; a file that fails uses up its attempts and goes to the dead letter queue; and no more
+  # loaders run at a time than max_concurrency. Waits that are too long are seen by the alarm longest-wait.
+  recursive_loop = "Allow"
 }
 
 resource "aws_lambda_event_source_mapping" "loader" {

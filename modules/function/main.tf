@@ -97,6 +97,15 @@ resource "aws_lambda_function" "this" {
   ]
 }
 
+# Without it Lambda stops a function that feeds its own source after about 16 rounds, and drops what it was given
+# ("Use Lambda recursive loop detection to prevent infinite loops", Lambda's guide). Destroying it brings that back.
+resource "aws_lambda_function_recursion_config" "this" {
+  count = var.recursive_loop == null ? 0 : 1
+
+  function_name  = aws_lambda_function.this.function_name
+  recursive_loop = var.recursive_loop
+}
+
 resource "aws_lambda_alias" "prod" {
   name             = "PROD"
   description      = "The version that runs."

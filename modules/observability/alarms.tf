@@ -50,6 +50,13 @@ locals {
       threshold   = var.loader_timeout_seconds * 10 * var.alarms.duration_percent
       description = "A loader took more than ${var.alarms.duration_percent} % of its ${var.loader_timeout_seconds} s. Lower loader.batch_size, or raise loader.timeout_seconds and the engine's size."
     }
+    loader-recursion-stopped = {
+      namespace   = "AWS/Lambda"
+      metric      = "RecursiveInvocationsDropped"
+      statistic   = "Sum"
+      dimensions  = { FunctionName = var.loader_function }
+      description = "Lambda took waiting files for an endless loop and did not start the loader; their messages end in the dead letter queue. Allow it: `aws lambda put-function-recursion-config --function-name ${var.loader_function} --recursive-loop Allow`, or apply again, and see who set it back. Sweep and reconciliation send the files again; purge the dead letter queue then."
+    }
     cleanup-errors = {
       namespace   = "AWS/Lambda"
       metric      = "Errors"

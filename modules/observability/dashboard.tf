@@ -74,7 +74,7 @@ locals {
       title = "Function errors and throttles"
       metrics = concat(
         [for function in [var.loader_function, var.cleanup_function, var.migrate_function] : ["AWS/Lambda", "Errors", "FunctionName", function]],
-        [["AWS/Lambda", "Throttles", "FunctionName", var.loader_function]],
+        [for metric in ["Throttles", "RecursiveInvocationsDropped"] : ["AWS/Lambda", metric, "FunctionName", var.loader_function]],
       )
       stat = "Sum"
     },

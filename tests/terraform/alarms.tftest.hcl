@@ -91,12 +91,27 @@ run "defaults" {
   assert {
     condition = alltrue([
       for name in [
-        "loader-errors", "loader-throttles", "loader-duration", "cleanup-errors", "cleanup-silent", "migrate-errors",
+        "loader-errors", "loader-throttles", "loader-duration", "loader-recursion-stopped", "cleanup-errors", "cleanup-silent", "migrate-errors",
         "oldest-message", "undelivered-objects", "sweep-not-started", "reconcile-not-started", "missing-files",
         "files-failed", "files-held", "ledger-unavailable", "longest-wait",
       ] : contains(keys(aws_cloudwatch_metric_alarm.this), name)
     ])
     error_message = "Errors, throttles, age, undelivered events, a silent sweep and the loader's own findings are watched."
+  }
+
+  assert {
+    condition = (
+      aws_cloudwatch_metric_alarm.this["loader-recursion-stopped"].namespace == "AWS/Lambda"
+      && aws_cloudwatch_metric_alarm.this["loader-recursion-stopped"].metric_name == "RecursiveInvocationsDropped"
+      && aws_cloudwatch_metric_alarm.this["loader-recursion-stopped"].dimensions == tomap({ FunctionName = "fair-dev-loader" })
+      && strcontains(aws_cloudwatch_metric_alarm.this["loader-recursion-stopped"].alarm_description, "put-function-recursion-config --function-name fair-dev-loader --recursive-loop Allow")
+    )
+    error_message = "A loader that Lambda stops as an endless loop sets off an alarm that says how to go on."
+  }
+
+  assert {
+    condition     = strcontains(aws_cloudwatch_dashboard.this[0].dashboard_body, "[\"AWS/Lambda\",\"RecursiveInvocationsDropped\",\"FunctionName\",\"fair-dev-loader\"]")
+    error_message = "Stopped loaders stand on the dashboard, beside errors and throttles."
   }
 
   assert {
