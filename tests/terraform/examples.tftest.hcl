@@ -57,3 +57,16 @@ run "multi_environment" {
     error_message = "What an environment leaves out has the module's default."
   }
 }
+
+run "one_provider" {
+  command = plan
+
+  module {
+    source = "./tests/terraform/fixtures/files"
+  }
+
+  assert {
+    condition     = output.aws_constraints == toset([">= 5.76, < 7"])
+    error_message = "Module, parts and examples ask for one and the same provider. Before 5.76 it refuses python3.13, the default runtime."
+  }
+}
