@@ -99,6 +99,11 @@ resource "aws_s3_object" "config" {
   content      = jsonencode(local.config)
   content_type = "application/json"
 
+  # Said outright: left out, the provider keeps what a former configuration had, and its key for ever.
+  server_side_encryption = var.encryption == null ? "AES256" : "aws:kms"
+  kms_key_id             = var.encryption == null ? "" : var.encryption.kms_key_arn
+  bucket_key_enabled     = var.encryption != null
+
   # An S3 object can carry ten tags, fewer than a provider's default tags may hold.
   override_provider {
     default_tags {

@@ -63,16 +63,16 @@ locals {
     architecture = var.loader.architecture
     environment = merge(
       {
-        HOME                         = "/tmp"
-        POWERTOOLS_LOG_LEVEL         = var.loader.log_level
-        POWERTOOLS_METRICS_NAMESPACE = local.metrics_namespace
+        HOME                 = "/tmp"
+        POWERTOOLS_LOG_LEVEL = var.loader.log_level
       },
       var.loader.environment,
       {
-        CDC_CONFIG_BUCKET       = aws_s3_object.config.bucket
-        CDC_CONFIG_KEY          = aws_s3_object.config.key
-        CDC_CONFIG_VERSION_ID   = aws_s3_object.config.version_id
-        POWERTOOLS_SERVICE_NAME = var.name
+        CDC_CONFIG_BUCKET            = aws_s3_object.config.bucket
+        CDC_CONFIG_KEY               = aws_s3_object.config.key
+        CDC_CONFIG_VERSION_ID        = aws_s3_object.config.version_id
+        POWERTOOLS_METRICS_NAMESPACE = local.metrics_namespace
+        POWERTOOLS_SERVICE_NAME      = var.name
       },
     )
   }

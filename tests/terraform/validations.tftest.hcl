@@ -487,3 +487,52 @@ run "faults_21" {
     var.migrations,
   ]
 }
+
+run "faults_22" {
+  command = plan
+
+  variables {
+    # former secret without the six characters
+    firebolt = {
+      database           = "firebolt"
+      core_url           = "http://core.internal:3473"
+      former_secret_arns = ["arn:aws:secretsmanager:eu-west-1:123456789012:secret:fair-dev/firebolt"]
+    }
+
+    # former key by alias
+    encryption = {
+      kms_key_arn         = "arn:aws:kms:eu-west-1:123456789012:key/module"
+      former_kms_key_arns = ["arn:aws:kms:eu-west-1:123456789012:alias/module"]
+    }
+
+    # alarms would look into another namespace
+    loader = { environment = { POWERTOOLS_METRICS_NAMESPACE = "Ours" } }
+  }
+
+  expect_failures = [
+    var.firebolt,
+    var.encryption,
+    var.loader,
+  ]
+}
+
+run "faults_23" {
+  command = plan
+
+  variables {
+    # former secret's key by alias
+    firebolt = {
+      database                   = "firebolt"
+      core_url                   = "http://core.internal:3473"
+      former_secret_kms_key_arns = ["arn:aws:kms:eu-west-1:123456789012:alias/secrets"]
+    }
+
+    # no metrics, no alarms
+    loader = { environment = { POWERTOOLS_METRICS_DISABLED = "true" } }
+  }
+
+  expect_failures = [
+    var.firebolt,
+    var.loader,
+  ]
+}
