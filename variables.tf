@@ -130,6 +130,15 @@ variable "firebolt" {
     error_message = "firebolt.former_secret_kms_key_arns must hold ARNs of KMS keys, arn:aws:kms:REGION:ACCOUNT:key/ID. Aliases cannot be used in IAM policies."
   }
 
+  # The functions ask Secrets Manager and KMS of their own region.
+  validation {
+    condition = alltrue([
+      for arn in concat([var.firebolt.secret_arn, var.firebolt.secret_kms_key_arn], var.firebolt.former_secret_arns, var.firebolt.former_secret_kms_key_arns) :
+      arn == null ? true : try(split(":", arn)[3] == local.region, true)
+    ])
+    error_message = "The secrets and keys of firebolt must lie in the region of this module, ${local.region}. Replicate the secret there, or configure the provider for its region."
+  }
+
   validation {
     condition     = var.firebolt.s3_role_arn == null || can(regex("^arn:[^:]+:iam::[0-9]{12}:role/.+$", var.firebolt.s3_role_arn))
     error_message = "firebolt.s3_role_arn must be the ARN of an IAM role."
@@ -695,6 +704,14 @@ variable "encryption" {
   validation {
     condition     = var.encryption == null ? true : alltrue([for arn in var.encryption.former_kms_key_arns : can(regex("^arn:[^:]+:kms:[^:]+:[0-9]{12}:key/.+$", arn))])
     error_message = "encryption.former_kms_key_arns must hold ARNs of KMS keys, arn:aws:kms:REGION:ACCOUNT:key/ID. Aliases cannot be used in IAM policies."
+  }
+
+  # SQS and S3 use keys of their own region only.
+  validation {
+    condition = var.encryption == null ? true : alltrue([
+      for arn in concat([var.encryption.kms_key_arn], var.encryption.former_kms_key_arns) : try(split(":", arn)[3] == local.region, true)
+    ])
+    error_message = "The keys of encryption must lie in the region of this module, ${local.region}, as the queues and the bucket do. Of a multi-Region key, name the replica there."
   }
 }
 
