@@ -222,7 +222,6 @@ module "observability" {
   rule_dead_letter_queue_name = module.intake.rule_dead_letter_queue_name
   rule_name                   = module.intake.rule_name
   schedule_rule_names         = module.schedules.rule_names
-  sweep_is_on                 = local.schedules.sweep != "off"
-  sweep_rate_seconds          = local.sweep_rate_seconds
+  schedule_rates              = local.schedule_rates
   tags                        = local.tags
 }

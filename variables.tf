@@ -545,9 +545,9 @@ variable "queue" {
 
 variable "cleanup" {
   description = <<-EOT
-    The cleanup function and its schedules. A schedule is a `rate(…)` or `cron(…)` expression in UTC, or `off`.
+    The cleanup function and its schedules. A schedule is a `rate(…)` or `cron(…)` expression in UTC, or `off`. A task that fires at least daily (a `rate` of a day or less, or a `cron` whose days, months and years are all `*` or `?`) has an alarm `TASK-silent`; of rarer ones nobody is told when they stay away, for CloudWatch looks back no further.
 
-    - `sweep_schedule`: frees expired turns and sends pending and retryable files to the queue again. With a rate of more than a day there is no alarm `cleanup-silent`: CloudWatch does not look back that far.
+    - `sweep_schedule`: frees expired turns and sends pending and retryable files to the queue again.
     - `reconcile_schedule`: compares S3 with the ledger and sends what is missing.
     - `audit_schedule`: counts duplicate keys in the target tables.
     - `purge_schedule`: deletes ledger rows older than `retention_days`.

@@ -64,6 +64,14 @@ locals {
       dimensions  = { FunctionName = var.cleanup_function }
       description = "A sweep, reconciliation, audit or purge failed. The reason is in the cleanup function's log group; the next tick tries again."
     }
+    # EventBridge has handed the start over, and Lambda has given it up: what neither FailedInvocations nor Errors counts.
+    cleanup-dropped = {
+      namespace   = "AWS/Lambda"
+      metric      = "AsyncEventsDropped"
+      statistic   = "Sum"
+      dimensions  = { FunctionName = var.cleanup_function }
+      description = "A scheduled task was started and came to nothing. With cleanup-errors it failed; without, Lambda refused to run the cleanup function for five minutes: the account's concurrency is used up, or somebody reserved none for the function. The next tick tries again."
+    }
     migrate-errors = {
       namespace   = "AWS/Lambda"
       metric      = "Errors"
@@ -94,20 +102,28 @@ locals {
     },
   )
 
+  # By the task's own rule: invocations of the function would let a task that runs often hide the silence of another. Three
+  # ticks may be left out; of a daily task a whole day, since its tick comes a little earlier or later each time.
   life_alarms = {
-    for name, alarm in {
-      cleanup-silent = {
-        namespace   = "AWS/Lambda"
-        metric      = "Invocations"
-        statistic   = "Sum"
-        dimensions  = { FunctionName = var.cleanup_function }
-        comparison  = "LessThanThreshold"
-        threshold   = 1
-        period      = var.sweep_rate_seconds == null ? 86400 : min(86400, max(900, 3 * var.sweep_rate_seconds))
-        missing     = "breaching"
-        description = "No cleanup has run: is its rule disabled or deleted? Until it runs, files that a crash or a person left pending are not sent again. Right after the first apply this alarm clears itself."
-      }
-    } : name => alarm if var.sweep_is_on && (var.sweep_rate_seconds == null ? true : var.sweep_rate_seconds <= 86400)
+    for task, seconds in var.schedule_rates : "${task}-silent" => {
+      namespace          = "AWS/Events"
+      metric             = "Invocations"
+      statistic          = "Sum"
+      dimensions         = { RuleName = var.schedule_rule_names[task] }
+      comparison         = "LessThanThreshold"
+      threshold          = 1
+      period             = min(86400, max(900, 3 * seconds))
+      evaluation_periods = seconds < 86400 ? 1 : 2
+      missing            = "breaching"
+      description        = "The ${task} has not been started: is its rule ${var.schedule_rule_names[task]} disabled or deleted? ${lookup(local.without, task, "")} Right after the first apply this alarm clears itself with the first run."
+    }
+  }
+  without = {
+    sweep     = "Until it runs, files that a crash or a person left pending are not sent again."
+    reconcile = "Until it runs, files whose event was lost are not found."
+    audit     = "Until it runs, nobody looks for duplicates."
+    purge     = "Until it runs, old ledger rows stay."
+    reload    = "Until it runs, tables with reload = \"auto\" keep their old rows."
   }
 
   # The four success metrics first.
