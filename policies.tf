@@ -1,5 +1,6 @@
-# What each function may do, besides writing to its own log group (modules/function). No statement has
-# a wildcard resource, and none lets a function write below the source prefix: that would trigger it.
+# What each function may do, besides writing to its own log group and, in a VPC, what Lambda needs for its network interfaces
+# (modules/function). No statement has a wildcard resource, and none lets a function write below the source prefix: that
+# would trigger it.
 
 locals {
   staging_arn = "${module.storage.bucket_arn}/${local.staging_prefix}*"
