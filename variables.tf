@@ -553,7 +553,7 @@ variable "cleanup" {
     - `purge_schedule`: deletes ledger rows older than `retention_days`.
     - `reload_schedule`: carries out reloads of tables with `reload = "auto"`; there is no such schedule without one.
     - `sweep_interval_seconds`: how often one file is sent again at most. Default: the sweep's rate.
-    - `queue_limit`: the sweep sends nothing while the queue is longer than this.
+    - `queue_limit`: sweep and reconciliation send, at each run, at most this many messages less those on the queue. Rows that a person set to `pending`, and those that the sweep resets, are always sent.
     - `reconcile_grace_seconds`: objects younger than this are left to their event.
     - `reload_quiet_seconds`: a new full load is complete when its newest file is as old as this (`reload = "auto"`).
   EOT
@@ -634,8 +634,8 @@ variable "alarms" {
     - `actions`, `ok_actions`: ARNs (SNS topics, for instance) that are told when an alarm goes off or recovers.
     - `enabled`, `dashboard`: `false` creates none.
     - `oldest_message_seconds`: age of the oldest message in the queue.
-    - `longest_wait_seconds`: how long a file may wait for its table's turn.
-    - `duplicate_files_percent`: share of file versions that stand applied more than once.
+    - `longest_wait_seconds`: how long a file may wait, for its table's turn, for the engine or for the ledger.
+    - `duplicate_files_percent`: share of file versions that were applied more than once, within `cleanup.retention_days`.
     - `duration_percent`: how much of its timeout a loader may take.
   EOT
   type = object({

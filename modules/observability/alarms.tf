@@ -9,7 +9,7 @@ locals {
       namespace   = "AWS/SQS"
       metric      = "ApproximateNumberOfMessagesVisible"
       dimensions  = { QueueName = var.dead_letter_queue_name }
-      description = "Files could not be loaded and wait in the dead letter queue. `firebolt-cdc status` names them with their reason; mend the cause, then `firebolt-cdc retry`, and purge the queue: retried files leave their message there."
+      description = "Messages wait in the dead letter queue: files that could not be loaded, and messages that name no file. Their reason stands in the message's attributes (error_class, error_message; file_key if there is a file), and for files in `firebolt-cdc status` too; messages without attributes used up their receives in crashes. Mend the cause, then `firebolt-cdc retry`, and purge the queue: retried files leave their message there."
     }
     undelivered-events = {
       namespace   = "AWS/SQS"
@@ -133,7 +133,7 @@ locals {
       comparison  = "GreaterThanOrEqualToThreshold"
       threshold   = var.alarms.duplicate_files_percent
       missing     = "ignore"
-      description = "${var.alarms.duplicate_files_percent} % or more of the file versions were applied more than once. Was deduplication switched off? The runbook has the query that names them."
+      description = "${var.alarms.duplicate_files_percent} % or more of the file versions were applied more than once, the last time within cleanup.retention_days; it ends by itself when they are older. Was deduplication switched off? The runbook has the query that names them."
     }
     duplicate-rows = {
       metric      = "DuplicateRows"
@@ -143,7 +143,7 @@ locals {
     failures-due-to-duplicates = {
       metric      = "LoaderErrorsDueToDuplicates"
       statistic   = "Sum"
-      description = "A load failed because another delivery of the same file, or another load of the same table, was in its way. This should never happen: see the loader's log group."
+      description = "A loader raised in an invocation that had a duplicate delivery of some file in it. Duplicates are refused and should fail nothing: whether it is their doing says the error in the loader's log group."
     }
     files-need-a-person = {
       metric      = "FilesNeedingOperator"
@@ -153,7 +153,7 @@ locals {
     missing-files = {
       metric      = "MissingFiles"
       missing     = "ignore"
-      description = "Reconciliation found objects in S3 that no event announced, and has sent them to the loader. Is EventBridge on at the source bucket, and the rule enabled?"
+      description = "S3 holds more files that are neither applied nor in the ledger, beyond what waits in the queue: no event announced them. Each reconciliation sends some to the loader (cleanup.queue_limit less the queue's length). Is EventBridge on at the source bucket, and the rule enabled? Files from before the pipeline, too, count here until they are loaded."
     }
     files-failed = {
       metric      = "FilesFailed"
@@ -175,7 +175,7 @@ locals {
     longest-wait = {
       metric      = "LongestWaitSeconds"
       threshold   = var.alarms.longest_wait_seconds
-      description = "A file has waited more than ${var.alarms.longest_wait_seconds} s for the turn of its table. `firebolt-cdc status` shows who holds it."
+      description = "A file has waited more than ${var.alarms.longest_wait_seconds} s. The log line `file waiting`, or `Error checking if file processed`, has the reason: another load holds the turn of its table (`firebolt-cdc status` shows who), the engine or the ledger cannot be reached (`firebolt-cdc doctor`), or its table has no row in cdc_tables (`firebolt-cdc migrate`)."
     }
   }
 

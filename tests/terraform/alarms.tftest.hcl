@@ -182,6 +182,19 @@ run "defaults" {
     condition     = alltrue([for alarm in aws_cloudwatch_metric_alarm.this : length(alarm.alarm_description) > 40 && length(alarm.alarm_description) <= 1024])
     error_message = "Every alarm says what it means and what to do."
   }
+
+  assert {
+    condition = alltrue([
+      for name, words in {
+        longest-wait               = ["engine", "ledger", "cdc_tables", "`file waiting`"]
+        dead-letters               = ["message's attributes", "error_message"]
+        failures-due-to-duplicates = ["duplicate delivery"]
+        missing-files              = ["beyond what waits in the queue"]
+        duplicate-files            = ["cleanup.retention_days"]
+      } : alltrue([for word in words : strcontains(aws_cloudwatch_metric_alarm.this[name].alarm_description, word)])
+    ])
+    error_message = "Alarms name all that their metrics count, and where the reason stands."
+  }
 }
 
 run "nothing_daily" {
