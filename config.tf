@@ -8,13 +8,25 @@ locals {
   }
   reloads_by_itself = anytrue([for table in values(var.tables) : table.reload == "auto"])
 
-  # Null for a cron expression or `off`, whose interval nobody can tell.
-  sweep_rate_seconds = try(
-    tonumber(regex("^rate\\(([0-9]+) ", local.schedules.sweep)[0])
-    * { minute = 60, hour = 3600, day = 86400 }[regex("(minute|hour|day)s?\\)$", local.schedules.sweep)[0]],
-    null
-  )
-  sweep_interval_seconds = coalesce(var.cleanup.sweep_interval_seconds, local.sweep_rate_seconds, 300)
+  # In seconds; null for a cron expression and for `off`.
+  rate_seconds = {
+    for task, expression in local.schedules : task => try(
+      tonumber(regex("^rate\\(([0-9]+) ", expression)[0])
+      * { minute = 60, hour = 3600, day = 86400 }[regex("(minute|hour|day)s?\\)$", expression)[0]],
+      null
+    )
+  }
+  sweep_interval_seconds = coalesce(var.cleanup.sweep_interval_seconds, local.rate_seconds.sweep, 300)
+
+  # The tasks that fire every day, and how often: their silence is a fault. A cron expression counts as daily if it leaves
+  # no day out, whatever its hours.
+  schedule_rates = {
+    for task, seconds in {
+      for task, expression in local.schedules : task => (
+        can(regex("^cron\\(\\S+ \\S+ (\\* \\* \\?|\\? \\* \\*) \\*\\)$", expression)) ? 86400 : local.rate_seconds[task]
+      )
+    } : task => seconds if seconds == null ? false : seconds <= 86400
+  }
 
   # Every default is filled in here, so that a published version carries the whole of its configuration.
   config = {
@@ -98,6 +110,11 @@ resource "aws_s3_object" "config" {
   key          = "config/config.json"
   content      = jsonencode(local.config)
   content_type = "application/json"
+
+  # Said outright: left out, the provider keeps what a former configuration had, and its key for ever.
+  server_side_encryption = var.encryption == null ? "AES256" : "aws:kms"
+  kms_key_id             = var.encryption == null ? "" : var.encryption.kms_key_arn
+  bucket_key_enabled     = var.encryption != null
 
   # An S3 object can carry ten tags, fewer than a provider's default tags may hold.
   override_provider {

@@ -63,16 +63,16 @@ locals {
     architecture = var.loader.architecture
     environment = merge(
       {
-        HOME                         = "/tmp"
-        POWERTOOLS_LOG_LEVEL         = var.loader.log_level
-        POWERTOOLS_METRICS_NAMESPACE = local.metrics_namespace
+        HOME                 = "/tmp"
+        POWERTOOLS_LOG_LEVEL = var.loader.log_level
       },
       var.loader.environment,
       {
-        CDC_CONFIG_BUCKET       = aws_s3_object.config.bucket
-        CDC_CONFIG_KEY          = aws_s3_object.config.key
-        CDC_CONFIG_VERSION_ID   = aws_s3_object.config.version_id
-        POWERTOOLS_SERVICE_NAME = var.name
+        CDC_CONFIG_BUCKET            = aws_s3_object.config.bucket
+        CDC_CONFIG_KEY               = aws_s3_object.config.key
+        CDC_CONFIG_VERSION_ID        = aws_s3_object.config.version_id
+        POWERTOOLS_METRICS_NAMESPACE = local.metrics_namespace
+        POWERTOOLS_SERVICE_NAME      = var.name
       },
     )
   }
@@ -147,6 +147,13 @@ module "loader" {
   live_version             = var.live_version
   live_after               = aws_lambda_invocation.migrate[*].id
   tags                     = local.tags
+
+  # A file waits as a delayed copy of its message on the loader's own queue (send_copy in firebolt_cdc/queues.py), for as
+  # long as an outage, a reload or a long load lasts: hundreds of rounds, where Lambda would stop it after about 16. What
+  # bounds the loop is of our own: one copy for each message that is acknowledged, and only while its file waits; each is
+  # delayed, by up to two minutes; a file that fails uses up its attempts and goes to the dead letter queue; and no more
+  # loaders run at a time than max_concurrency. Waits that are too long are seen by the alarm longest-wait.
+  recursive_loop = "Allow"
 }
 
 resource "aws_lambda_event_source_mapping" "loader" {
@@ -215,7 +222,6 @@ module "observability" {
   rule_dead_letter_queue_name = module.intake.rule_dead_letter_queue_name
   rule_name                   = module.intake.rule_name
   schedule_rule_names         = module.schedules.rule_names
-  sweep_is_on                 = local.schedules.sweep != "off"
-  sweep_rate_seconds          = local.sweep_rate_seconds
+  schedule_rates              = local.schedule_rates
   tags                        = local.tags
 }

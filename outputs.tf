@@ -175,7 +175,7 @@ output "firebolt_s3_policy" {
           Condition = { StringLike = { "s3:prefix" = ["${local.staging_prefix}*"] } }
         },
       ],
-      [for keys in [concat(var.source_bucket.kms_key_arns, [for encryption in [var.encryption] : encryption.kms_key_arn if encryption != null])] : {
+      [for keys in [concat(var.source_bucket.kms_key_arns, [for encryption in [var.encryption] : encryption.kms_key_arn if encryption != null], local.former_kms_key_arns)] : {
         Sid       = "DecryptFiles"
         Effect    = "Allow"
         Action    = ["kms:Decrypt"]

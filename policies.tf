@@ -1,5 +1,6 @@
-# What each function may do, besides writing to its own log group (modules/function). No statement has
-# a wildcard resource, and none lets a function write below the source prefix: that would trigger it.
+# What each function may do, besides writing to its own log group and, in a VPC, what Lambda needs for its network interfaces
+# (modules/function). No statement has a wildcard resource, and none lets a function write below the source prefix: that
+# would trigger it.
 
 locals {
   staging_arn = "${module.storage.bucket_arn}/${local.staging_prefix}*"
@@ -63,6 +64,33 @@ locals {
     Condition = { StringEquals = { "kms:ViaService" = ["secretsmanager.${local.region}.${local.dns_suffix}"] } }
   } if arn != null]
 
+  # A role has the newest configuration's policy at once; PROD moves to the version that reads it only when migrations have
+  # run, and messages stay encrypted as they were sent.
+  policy_former = concat(
+    [for arns in [var.firebolt.former_secret_arns] : {
+      Sid      = "ReadFormerSecrets"
+      Action   = ["secretsmanager:GetSecretValue"]
+      Resource = arns
+    } if length(arns) > 0],
+    [for arns in [var.firebolt.former_secret_kms_key_arns] : {
+      Sid       = "DecryptFormerSecrets"
+      Action    = ["kms:Decrypt"]
+      Resource  = arns
+      Condition = { StringEquals = { "kms:ViaService" = ["secretsmanager.${local.region}.${local.dns_suffix}"] } }
+    } if length(arns) > 0],
+    [for arns in [local.former_kms_key_arns] : {
+      Sid      = "DecryptFormerKeys"
+      Action   = ["kms:Decrypt"]
+      Resource = arns
+      Condition = { StringEquals = { "kms:ViaService" = [
+        "s3.${local.region}.${local.dns_suffix}",
+        "sqs.${local.region}.${local.dns_suffix}",
+      ] } }
+    } if length(arns) > 0],
+  )
+
+  former_kms_key_arns = flatten([for encryption in [var.encryption] : encryption.former_kms_key_arns if encryption != null])
+
   policy_source_key = [for arns in [var.source_bucket.kms_key_arns] : {
     Sid       = "DecryptSource"
     Action    = ["kms:Decrypt"]
@@ -96,6 +124,7 @@ locals {
     local.policy_secret_key,
     local.policy_source_key,
     local.policy_module_key,
+    local.policy_former,
   )
 
   cleanup_policy = concat(
@@ -112,6 +141,7 @@ locals {
     local.policy_secret,
     local.policy_secret_key,
     local.policy_module_key,
+    local.policy_former,
   )
 
   migrate_policy = concat(
@@ -124,5 +154,6 @@ locals {
     local.policy_secret,
     local.policy_secret_key,
     local.policy_module_key,
+    local.policy_former,
   )
 }

@@ -63,23 +63,26 @@ variable "firebolt" {
 
     As a service account: `account_name`, `engine_name` and `secret_arn`, the ARN of a Secrets Manager secret whose value is `{"client_id": "…", "client_secret": "…"}`. Only the ARN passes through Terraform.
     - `secret_kms_key_arn`: the customer key of that secret, if it has one.
+    - `former_secret_arns`, `former_secret_kms_key_arns`: secrets that were named here before, and their keys. The functions may still read them, because they run with them until the migrations of the change have succeeded, and when `live_version` brings such a version back.
     - `s3_role_arn`, `s3_role_external_id`: the role with which Firebolt reads the source and staging objects. The migrate function creates Firebolt LOCATION objects with it.
     - `source_location`, `staging_location`: names of LOCATION objects that exist already, instead.
 
     As a self-hosted Firebolt Core: `core_url`. It reads S3 with credentials of its own.
   EOT
   type = object({
-    database            = string
-    account_name        = optional(string)
-    engine_name         = optional(string)
-    api_endpoint        = optional(string, "api.app.firebolt.io")
-    secret_arn          = optional(string)
-    secret_kms_key_arn  = optional(string)
-    core_url            = optional(string)
-    source_location     = optional(string)
-    staging_location    = optional(string)
-    s3_role_arn         = optional(string)
-    s3_role_external_id = optional(string)
+    database                   = string
+    account_name               = optional(string)
+    engine_name                = optional(string)
+    api_endpoint               = optional(string, "api.app.firebolt.io")
+    secret_arn                 = optional(string)
+    secret_kms_key_arn         = optional(string)
+    former_secret_arns         = optional(list(string), [])
+    former_secret_kms_key_arns = optional(list(string), [])
+    core_url                   = optional(string)
+    source_location            = optional(string)
+    staging_location           = optional(string)
+    s3_role_arn                = optional(string)
+    s3_role_external_id        = optional(string)
   })
   nullable = false
 
@@ -115,6 +118,25 @@ variable "firebolt" {
   validation {
     condition     = var.firebolt.secret_kms_key_arn == null || can(regex("^arn:[^:]+:kms:[^:]+:[0-9]{12}:key/.+$", var.firebolt.secret_kms_key_arn))
     error_message = "firebolt.secret_kms_key_arn must be the ARN of a KMS key, arn:aws:kms:REGION:ACCOUNT:key/ID. Aliases cannot be used in IAM policies."
+  }
+
+  validation {
+    condition     = alltrue([for arn in var.firebolt.former_secret_arns : can(regex("^arn:[^:]+:secretsmanager:[^:]+:[0-9]{12}:secret:.+-[A-Za-z0-9]{6}$", arn))])
+    error_message = "firebolt.former_secret_arns must hold whole ARNs of Secrets Manager secrets, with the hyphen and six characters at their end."
+  }
+
+  validation {
+    condition     = alltrue([for arn in var.firebolt.former_secret_kms_key_arns : can(regex("^arn:[^:]+:kms:[^:]+:[0-9]{12}:key/.+$", arn))])
+    error_message = "firebolt.former_secret_kms_key_arns must hold ARNs of KMS keys, arn:aws:kms:REGION:ACCOUNT:key/ID. Aliases cannot be used in IAM policies."
+  }
+
+  # The functions ask Secrets Manager and KMS of their own region.
+  validation {
+    condition = alltrue([
+      for arn in concat([var.firebolt.secret_arn, var.firebolt.secret_kms_key_arn], var.firebolt.former_secret_arns, var.firebolt.former_secret_kms_key_arns) :
+      arn == null ? true : try(split(":", arn)[3] == local.region, true)
+    ])
+    error_message = "The secrets and keys of firebolt must lie in the region of this module, ${local.region}. Replicate the secret there, or configure the provider for its region."
   }
 
   validation {
@@ -464,9 +486,13 @@ variable "loader" {
     error_message = "loader.log_level must be DEBUG, INFO, WARNING or ERROR."
   }
 
+  # The alarms look for the metrics where the module has them written.
   validation {
-    condition     = alltrue([for key in keys(var.loader.environment) : !startswith(key, "CDC_") && key != "POWERTOOLS_SERVICE_NAME"])
-    error_message = "loader.environment must not set CDC_… variables or POWERTOOLS_SERVICE_NAME, which the module sets."
+    condition = alltrue([
+      for key in keys(var.loader.environment) :
+      !startswith(key, "CDC_") && !startswith(key, "POWERTOOLS_METRICS_") && key != "POWERTOOLS_SERVICE_NAME"
+    ])
+    error_message = "loader.environment must not set CDC_…, POWERTOOLS_METRICS_… or POWERTOOLS_SERVICE_NAME, which the module sets: without them the functions find no configuration, or their alarms no metrics."
   }
 }
 
@@ -519,15 +545,15 @@ variable "queue" {
 
 variable "cleanup" {
   description = <<-EOT
-    The cleanup function and its schedules. A schedule is a `rate(…)` or `cron(…)` expression in UTC, or `off`.
+    The cleanup function and its schedules. A schedule is a `rate(…)` or `cron(…)` expression in UTC, or `off`. A task that fires at least daily (a `rate` of a day or less, or a `cron` whose days, months and years are all `*` or `?`) has an alarm `TASK-silent`; of rarer ones nobody is told when they stay away, for CloudWatch looks back no further.
 
-    - `sweep_schedule`: frees expired turns and sends pending and retryable files to the queue again. With a rate of more than a day there is no alarm `cleanup-silent`: CloudWatch does not look back that far.
+    - `sweep_schedule`: frees expired turns and sends pending and retryable files to the queue again.
     - `reconcile_schedule`: compares S3 with the ledger and sends what is missing.
     - `audit_schedule`: counts duplicate keys in the target tables.
     - `purge_schedule`: deletes ledger rows older than `retention_days`.
     - `reload_schedule`: carries out reloads of tables with `reload = "auto"`; there is no such schedule without one.
     - `sweep_interval_seconds`: how often one file is sent again at most. Default: the sweep's rate.
-    - `queue_limit`: the sweep sends nothing while the queue is longer than this.
+    - `queue_limit`: sweep and reconciliation send, at each run, at most this many messages less those on the queue. Rows that a person set to `pending`, and those that the sweep resets, are always sent.
     - `reconcile_grace_seconds`: objects younger than this are left to their event.
     - `reload_quiet_seconds`: a new full load is complete when its newest file is as old as this (`reload = "auto"`).
   EOT
@@ -608,8 +634,8 @@ variable "alarms" {
     - `actions`, `ok_actions`: ARNs (SNS topics, for instance) that are told when an alarm goes off or recovers.
     - `enabled`, `dashboard`: `false` creates none.
     - `oldest_message_seconds`: age of the oldest message in the queue.
-    - `longest_wait_seconds`: how long a file may wait for its table's turn.
-    - `duplicate_files_percent`: share of file versions that stand applied more than once.
+    - `longest_wait_seconds`: how long a file may wait, for its table's turn, for the engine or for the ledger.
+    - `duplicate_files_percent`: share of file versions that were applied more than once, within `cleanup.retention_days`.
     - `duration_percent`: how much of its timeout a loader may take.
   EOT
   type = object({
@@ -656,16 +682,36 @@ variable "network" {
 }
 
 variable "encryption" {
-  description = "A customer KMS key for the queues and the module's bucket, and with `logs` for the log groups. Its key policy must hold the statements of the output `kms_key_policy_statements`. Null uses the keys of SQS and S3, which are always on."
+  description = <<-EOT
+    A customer KMS key. Null uses the keys of SQS and S3, which are always on.
+
+    - `kms_key_arn`: the key of the queues and the module's bucket. Its policy must hold the statements of the output `kms_key_policy_statements`.
+    - `logs`: whether the log groups use it too.
+    - `former_kms_key_arns`: keys that stood here before. The functions may still decrypt with them, which they need for messages on the queue, for staged files, and for the configuration of older versions (docs/upgrade.md).
+  EOT
   type = object({
-    kms_key_arn = string
-    logs        = optional(bool, false)
+    kms_key_arn         = string
+    logs                = optional(bool, false)
+    former_kms_key_arns = optional(list(string), [])
   })
   default = null
 
   validation {
     condition     = var.encryption == null ? true : can(regex("^arn:[^:]+:kms:[^:]+:[0-9]{12}:key/.+$", var.encryption.kms_key_arn))
     error_message = "encryption.kms_key_arn must be the ARN of a KMS key, arn:aws:kms:REGION:ACCOUNT:key/ID. Aliases cannot be used in IAM policies."
+  }
+
+  validation {
+    condition     = var.encryption == null ? true : alltrue([for arn in var.encryption.former_kms_key_arns : can(regex("^arn:[^:]+:kms:[^:]+:[0-9]{12}:key/.+$", arn))])
+    error_message = "encryption.former_kms_key_arns must hold ARNs of KMS keys, arn:aws:kms:REGION:ACCOUNT:key/ID. Aliases cannot be used in IAM policies."
+  }
+
+  # SQS and S3 use keys of their own region only.
+  validation {
+    condition = var.encryption == null ? true : alltrue([
+      for arn in concat([var.encryption.kms_key_arn], var.encryption.former_kms_key_arns) : try(split(":", arn)[3] == local.region, true)
+    ])
+    error_message = "The keys of encryption must lie in the region of this module, ${local.region}, as the queues and the bucket do. Of a multi-Region key, name the replica there."
   }
 }
 

@@ -19,24 +19,42 @@ variable "source_bucket" {
   type        = string
 }
 
+# Every attribute of the module's variable: Terraform drops one that the type does not name, in silence. What is left out
+# has the module's default.
 variable "firebolt" {
-  description = "This environment's Firebolt account, engine, database, secret and role."
+  description = "This environment's Firebolt: as the module's `firebolt`."
   type = object({
-    account_name = string
-    engine_name  = string
-    database     = string
-    secret_arn   = string
-    s3_role_arn  = string
+    database                   = string
+    account_name               = optional(string)
+    engine_name                = optional(string)
+    api_endpoint               = optional(string)
+    secret_arn                 = optional(string)
+    secret_kms_key_arn         = optional(string)
+    former_secret_arns         = optional(list(string))
+    former_secret_kms_key_arns = optional(list(string))
+    core_url                   = optional(string)
+    source_location            = optional(string)
+    staging_location           = optional(string)
+    s3_role_arn                = optional(string)
+    s3_role_external_id        = optional(string)
   })
 }
 
 variable "loader" {
-  description = "Sizes of this environment, how often a file is tried, and whether its loader rests."
+  description = "Sizes of this environment, how often a file is tried, and whether its loader rests: as the module's `loader`."
   type = object({
-    memory_mb       = optional(number)
-    max_concurrency = optional(number)
-    max_attempts    = optional(number)
-    paused          = optional(bool)
+    memory_mb            = optional(number)
+    timeout_seconds      = optional(number)
+    ephemeral_storage_mb = optional(number)
+    batch_size           = optional(number)
+    batch_window_seconds = optional(number)
+    max_concurrency      = optional(number)
+    max_attempts         = optional(number)
+    runtime              = optional(string)
+    architecture         = optional(string)
+    log_level            = optional(string)
+    environment          = optional(map(string))
+    paused               = optional(bool)
   })
   default = {}
 }

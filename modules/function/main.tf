@@ -45,12 +45,30 @@ resource "aws_iam_role_policy" "this" {
 }
 
 # EC2 knows no resource-level permissions for what Lambda does with network interfaces, so AWS's own
-# policy is used. It is the one without the rights on every log group.
+# policy is used. It is the one without the rights on every log group. It is of 2020; since 2024 Lambda's guide
+# ("Giving Lambda functions access to resources in an Amazon VPC") asks for ec2:DescribeSubnets too.
 resource "aws_iam_role_policy_attachment" "network" {
   count = var.network == null ? 0 : 1
 
   role       = aws_iam_role.this.name
   policy_arn = "arn:${var.partition}:iam::aws:policy/service-role/AWSLambdaENIManagementAccess"
+}
+
+resource "aws_iam_role_policy" "network" {
+  count = var.network == null ? 0 : 1
+
+  name = "${var.name}-network"
+  role = aws_iam_role.this.name
+
+  policy = jsonencode({
+    Version = "2012-10-17"
+    Statement = [{
+      Sid      = "DescribeSubnets"
+      Effect   = "Allow"
+      Action   = ["ec2:DescribeSubnets"]
+      Resource = "*" # EC2 knows no resources for it
+    }]
+  })
 }
 
 resource "aws_lambda_function" "this" {
@@ -93,8 +111,18 @@ resource "aws_lambda_function" "this" {
   depends_on = [
     aws_cloudwatch_log_group.this,
     aws_iam_role_policy.this,
+    aws_iam_role_policy.network,
     aws_iam_role_policy_attachment.network,
   ]
+}
+
+# Without it Lambda stops a function that feeds its own source after about 16 rounds, and drops what it was given
+# ("Use Lambda recursive loop detection to prevent infinite loops", Lambda's guide). Destroying it brings that back.
+resource "aws_lambda_function_recursion_config" "this" {
+  count = var.recursive_loop == null ? 0 : 1
+
+  function_name  = aws_lambda_function.this.function_name
+  recursive_loop = var.recursive_loop
 }
 
 resource "aws_lambda_alias" "prod" {

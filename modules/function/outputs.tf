@@ -19,8 +19,15 @@ output "alias_name" {
 }
 
 output "alias_arn" {
-  description = "ARN of the alias that runs."
+  description = "ARN of the alias that runs, once what starts it may do so."
   value       = aws_lambda_alias.prod.arn
+
+  depends_on = [aws_lambda_function_recursion_config.this]
+}
+
+output "recursive_loop" {
+  description = "What Lambda does when the function feeds its own source: `Allow`, `Terminate`, or null for Lambda's default."
+  value       = one(aws_lambda_function_recursion_config.this[*].recursive_loop)
 }
 
 output "live_version" {

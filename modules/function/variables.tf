@@ -117,6 +117,17 @@ variable "live_after" {
   default     = []
 }
 
+variable "recursive_loop" {
+  description = "`Allow` for a function that sends to the queue that starts it, and has bounds of its own. Null keeps Lambda's default, which stops such loops."
+  type        = string
+  default     = null
+
+  validation {
+    condition     = var.recursive_loop == null ? true : contains(["Allow", "Terminate"], var.recursive_loop)
+    error_message = "recursive_loop must be \"Allow\", \"Terminate\" or null."
+  }
+}
+
 variable "tags" {
   description = "Tags for every resource."
   type        = map(string)

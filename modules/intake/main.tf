@@ -1,13 +1,13 @@
 locals {
-  # Built from names, so that each queue's policy can stand in the queue itself.
-  queue_arns = {
-    for key, name in {
-      queue            = "${var.name}-files"
-      dead_letter      = "${var.name}-files-dlq"
-      rule_dead_letter = "${var.name}-rule-dlq"
-    } : key => "arn:${var.partition}:sqs:${var.region}:${var.account}:${name}"
+  # From the pipeline's name alone: an unknown name, where account or region cannot be read before the apply, would replace
+  # the queue and lose its messages.
+  queue_names = {
+    queue            = "${var.name}-files"
+    dead_letter      = "${var.name}-files-dlq"
+    rule_dead_letter = "${var.name}-rule-dlq"
   }
-  queue_names = { for key, arn in local.queue_arns : key => element(split(":", arn), 5) }
+  # Built from names, so that each queue's policy can stand in the queue itself.
+  queue_arns = { for key, name in local.queue_names : key => "arn:${var.partition}:sqs:${var.region}:${var.account}:${name}" }
 
   deny_without_tls = { for key, arn in local.queue_arns : key => [for statement in [{
     Sid       = "DenyWithoutTls"

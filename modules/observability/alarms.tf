@@ -9,7 +9,7 @@ locals {
       namespace   = "AWS/SQS"
       metric      = "ApproximateNumberOfMessagesVisible"
       dimensions  = { QueueName = var.dead_letter_queue_name }
-      description = "Files could not be loaded and wait in the dead letter queue. `firebolt-cdc status` names them with their reason; mend the cause, then `firebolt-cdc retry`, and purge the queue: retried files leave their message there."
+      description = "Messages wait in the dead letter queue: files that could not be loaded, and messages that name no file. Their reason stands in the message's attributes (error_class, error_message; file_key if there is a file), and for files in `firebolt-cdc status` too; messages without attributes used up their receives in crashes. Mend the cause, then `firebolt-cdc retry`, and purge the queue: retried files leave their message there."
     }
     undelivered-events = {
       namespace   = "AWS/SQS"
@@ -50,12 +50,27 @@ locals {
       threshold   = var.loader_timeout_seconds * 10 * var.alarms.duration_percent
       description = "A loader took more than ${var.alarms.duration_percent} % of its ${var.loader_timeout_seconds} s. Lower loader.batch_size, or raise loader.timeout_seconds and the engine's size."
     }
+    loader-recursion-stopped = {
+      namespace   = "AWS/Lambda"
+      metric      = "RecursiveInvocationsDropped"
+      statistic   = "Sum"
+      dimensions  = { FunctionName = var.loader_function }
+      description = "Lambda took waiting files for an endless loop and did not start the loader; their messages end in the dead letter queue. Allow it: `aws lambda put-function-recursion-config --function-name ${var.loader_function} --recursive-loop Allow`, or apply again, and see who set it back. Sweep and reconciliation send the files again; purge the dead letter queue then."
+    }
     cleanup-errors = {
       namespace   = "AWS/Lambda"
       metric      = "Errors"
       statistic   = "Sum"
       dimensions  = { FunctionName = var.cleanup_function }
       description = "A sweep, reconciliation, audit or purge failed. The reason is in the cleanup function's log group; the next tick tries again."
+    }
+    # EventBridge has handed the start over, and Lambda has given it up: what neither FailedInvocations nor Errors counts.
+    cleanup-dropped = {
+      namespace   = "AWS/Lambda"
+      metric      = "AsyncEventsDropped"
+      statistic   = "Sum"
+      dimensions  = { FunctionName = var.cleanup_function }
+      description = "A scheduled task was started and came to nothing. With cleanup-errors it failed; without, Lambda refused to run the cleanup function for five minutes: the account's concurrency is used up, or somebody reserved none for the function. The next tick tries again."
     }
     migrate-errors = {
       namespace   = "AWS/Lambda"
@@ -87,20 +102,28 @@ locals {
     },
   )
 
+  # By the task's own rule: invocations of the function would let a task that runs often hide the silence of another. Three
+  # ticks may be left out; of a daily task a whole day, since its tick comes a little earlier or later each time.
   life_alarms = {
-    for name, alarm in {
-      cleanup-silent = {
-        namespace   = "AWS/Lambda"
-        metric      = "Invocations"
-        statistic   = "Sum"
-        dimensions  = { FunctionName = var.cleanup_function }
-        comparison  = "LessThanThreshold"
-        threshold   = 1
-        period      = var.sweep_rate_seconds == null ? 86400 : min(86400, max(900, 3 * var.sweep_rate_seconds))
-        missing     = "breaching"
-        description = "No cleanup has run: is its rule disabled or deleted? Until it runs, files that a crash or a person left pending are not sent again. Right after the first apply this alarm clears itself."
-      }
-    } : name => alarm if var.sweep_is_on && (var.sweep_rate_seconds == null ? true : var.sweep_rate_seconds <= 86400)
+    for task, seconds in var.schedule_rates : "${task}-silent" => {
+      namespace          = "AWS/Events"
+      metric             = "Invocations"
+      statistic          = "Sum"
+      dimensions         = { RuleName = var.schedule_rule_names[task] }
+      comparison         = "LessThanThreshold"
+      threshold          = 1
+      period             = min(86400, max(900, 3 * seconds))
+      evaluation_periods = seconds < 86400 ? 1 : 2
+      missing            = "breaching"
+      description        = "The ${task} has not been started: is its rule ${var.schedule_rule_names[task]} disabled or deleted? ${lookup(local.without, task, "")} Right after the first apply this alarm clears itself with the first run."
+    }
+  }
+  without = {
+    sweep     = "Until it runs, files that a crash or a person left pending are not sent again."
+    reconcile = "Until it runs, files whose event was lost are not found."
+    audit     = "Until it runs, nobody looks for duplicates."
+    purge     = "Until it runs, old ledger rows stay."
+    reload    = "Until it runs, tables with reload = \"auto\" keep their old rows."
   }
 
   # The four success metrics first.
@@ -110,7 +133,7 @@ locals {
       comparison  = "GreaterThanOrEqualToThreshold"
       threshold   = var.alarms.duplicate_files_percent
       missing     = "ignore"
-      description = "${var.alarms.duplicate_files_percent} % or more of the file versions were applied more than once. Was deduplication switched off? The runbook has the query that names them."
+      description = "${var.alarms.duplicate_files_percent} % or more of the file versions were applied more than once, the last time within cleanup.retention_days; it ends by itself when they are older. Was deduplication switched off? The runbook has the query that names them."
     }
     duplicate-rows = {
       metric      = "DuplicateRows"
@@ -120,7 +143,7 @@ locals {
     failures-due-to-duplicates = {
       metric      = "LoaderErrorsDueToDuplicates"
       statistic   = "Sum"
-      description = "A load failed because another delivery of the same file, or another load of the same table, was in its way. This should never happen: see the loader's log group."
+      description = "A loader raised in an invocation that had a duplicate delivery of some file in it. Duplicates are refused and should fail nothing: whether it is their doing says the error in the loader's log group."
     }
     files-need-a-person = {
       metric      = "FilesNeedingOperator"
@@ -130,7 +153,7 @@ locals {
     missing-files = {
       metric      = "MissingFiles"
       missing     = "ignore"
-      description = "Reconciliation found objects in S3 that no event announced, and has sent them to the loader. Is EventBridge on at the source bucket, and the rule enabled?"
+      description = "S3 holds more files that are neither applied nor in the ledger, beyond what waits in the queue: no event announced them. Each reconciliation sends some to the loader (cleanup.queue_limit less the queue's length). Is EventBridge on at the source bucket, and the rule enabled? Files from before the pipeline, too, count here until they are loaded."
     }
     files-failed = {
       metric      = "FilesFailed"
@@ -152,7 +175,7 @@ locals {
     longest-wait = {
       metric      = "LongestWaitSeconds"
       threshold   = var.alarms.longest_wait_seconds
-      description = "A file has waited more than ${var.alarms.longest_wait_seconds} s for the turn of its table. `firebolt-cdc status` shows who holds it."
+      description = "A file has waited more than ${var.alarms.longest_wait_seconds} s. The log line `file waiting`, or `Error checking if file processed`, has the reason: another load holds the turn of its table (`firebolt-cdc status` shows who), the engine or the ledger cannot be reached (`firebolt-cdc doctor`), or its table has no row in cdc_tables (`firebolt-cdc migrate`)."
     }
   }
 

@@ -74,7 +74,7 @@ locals {
       title = "Function errors and throttles"
       metrics = concat(
         [for function in [var.loader_function, var.cleanup_function, var.migrate_function] : ["AWS/Lambda", "Errors", "FunctionName", function]],
-        [["AWS/Lambda", "Throttles", "FunctionName", var.loader_function]],
+        [for metric in ["Throttles", "RecursiveInvocationsDropped"] : ["AWS/Lambda", metric, "FunctionName", var.loader_function]],
       )
       stat = "Sum"
     },
@@ -86,11 +86,11 @@ locals {
       stat = "Maximum"
     },
     {
-      title = "Events"
-      metrics = [
-        ["AWS/Events", "MatchedEvents", "RuleName", var.rule_name],
-        ["AWS/Events", "FailedInvocations", "RuleName", var.rule_name],
-      ]
+      title = "Events, and starts of the scheduled tasks"
+      metrics = concat(
+        [for metric in ["MatchedEvents", "FailedInvocations"] : ["AWS/Events", metric, "RuleName", var.rule_name]],
+        [for rule in values(var.schedule_rule_names) : ["AWS/Events", "Invocations", "RuleName", rule]],
+      )
       stat = "Sum"
     },
   ]

@@ -72,14 +72,14 @@ variable "schedule_rule_names" {
   type        = map(string)
 }
 
-variable "sweep_is_on" {
-  description = "Whether the sweep is scheduled, so that its silence is a fault."
-  type        = bool
-}
+variable "schedule_rates" {
+  description = "How often each task that fires at least daily is started, in seconds: their silence is a fault."
+  type        = map(number)
 
-variable "sweep_rate_seconds" {
-  description = "How often the sweep is scheduled, or null when it cannot be told."
-  type        = number
+  validation {
+    condition     = alltrue([for seconds in values(var.schedule_rates) : seconds >= 60 && seconds <= 86400 && seconds % 60 == 0])
+    error_message = "schedule_rates must hold whole minutes, of a day at most: CloudWatch does not look back long enough for rarer tasks."
+  }
 }
 
 variable "tags" {

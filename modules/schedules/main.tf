@@ -12,7 +12,7 @@ resource "aws_cloudwatch_event_rule" "this" {
 }
 
 # No dead letter queue: every task works on what it finds, so the next tick makes up for a lost one.
-# An alarm goes off when the function has not been invoked at all.
+# An alarm goes off when a task that fires daily is not started at all.
 resource "aws_cloudwatch_event_target" "this" {
   for_each = local.schedules
 

@@ -26,9 +26,8 @@ variables {
   dead_letter_queue_name      = "fair-dev-files-dlq"
   rule_dead_letter_queue_name = "fair-dev-rule-dlq"
   rule_name                   = "fair-dev-objects"
-  schedule_rule_names         = { sweep = "fair-dev-sweep", reconcile = "fair-dev-reconcile" }
-  sweep_is_on                 = true
-  sweep_rate_seconds          = 300
+  schedule_rule_names         = { sweep = "fair-dev-sweep", reconcile = "fair-dev-reconcile", audit = "fair-dev-audit", purge = "fair-dev-purge", reload = "fair-dev-reload" }
+  schedule_rates              = { sweep = 300, reconcile = 3600, audit = 86400, reload = 43200 }
   tags                        = {}
 }
 
@@ -91,12 +90,27 @@ run "defaults" {
   assert {
     condition = alltrue([
       for name in [
-        "loader-errors", "loader-throttles", "loader-duration", "cleanup-errors", "cleanup-silent", "migrate-errors",
-        "oldest-message", "undelivered-objects", "sweep-not-started", "reconcile-not-started", "missing-files",
+        "loader-errors", "loader-throttles", "loader-duration", "loader-recursion-stopped", "cleanup-errors", "cleanup-dropped", "migrate-errors",
+        "oldest-message", "undelivered-objects", "sweep-not-started", "reconcile-not-started", "sweep-silent", "missing-files",
         "files-failed", "files-held", "ledger-unavailable", "longest-wait",
       ] : contains(keys(aws_cloudwatch_metric_alarm.this), name)
     ])
     error_message = "Errors, throttles, age, undelivered events, a silent sweep and the loader's own findings are watched."
+  }
+
+  assert {
+    condition = (
+      aws_cloudwatch_metric_alarm.this["loader-recursion-stopped"].namespace == "AWS/Lambda"
+      && aws_cloudwatch_metric_alarm.this["loader-recursion-stopped"].metric_name == "RecursiveInvocationsDropped"
+      && aws_cloudwatch_metric_alarm.this["loader-recursion-stopped"].dimensions == tomap({ FunctionName = "fair-dev-loader" })
+      && strcontains(aws_cloudwatch_metric_alarm.this["loader-recursion-stopped"].alarm_description, "put-function-recursion-config --function-name fair-dev-loader --recursive-loop Allow")
+    )
+    error_message = "A loader that Lambda stops as an endless loop sets off an alarm that says how to go on."
+  }
+
+  assert {
+    condition     = strcontains(aws_cloudwatch_dashboard.this[0].dashboard_body, "[\"AWS/Lambda\",\"RecursiveInvocationsDropped\",\"FunctionName\",\"fair-dev-loader\"]")
+    error_message = "Stopped loaders stand on the dashboard, beside errors and throttles."
   }
 
   assert {
@@ -105,8 +119,48 @@ run "defaults" {
   }
 
   assert {
-    condition     = aws_cloudwatch_metric_alarm.this["cleanup-silent"].treat_missing_data == "breaching" && aws_cloudwatch_metric_alarm.this["cleanup-silent"].period == 900
-    error_message = "A cleanup that does not run at all is a fault, after three sweeps left out."
+    condition = {
+      for name, alarm in aws_cloudwatch_metric_alarm.this : name => "${alarm.evaluation_periods} x ${alarm.period}" if endswith(name, "-silent")
+      } == {
+      sweep-silent     = "1 x 900"
+      reconcile-silent = "1 x 10800"
+      reload-silent    = "1 x 86400"
+      audit-silent     = "2 x 86400"
+    }
+    error_message = "Each task that fires at least daily has a sign of life of its own: silence is three ticks left out, a day at most, and two days of a daily one. CloudWatch looks back no further for a monthly purge."
+  }
+
+  assert {
+    condition = alltrue([
+      for name, alarm in aws_cloudwatch_metric_alarm.this :
+      alarm.namespace == "AWS/Events" && alarm.metric_name == "Invocations"
+      && alarm.dimensions == tomap({ RuleName = "fair-dev-${trimsuffix(name, "-silent")}" })
+      && alarm.statistic == "Sum" && alarm.comparison_operator == "LessThanThreshold" && alarm.threshold == 1
+      && alarm.treat_missing_data == "breaching" && alarm.datapoints_to_alarm == alarm.evaluation_periods
+      if endswith(name, "-silent")
+    ])
+    error_message = "A task is alive when its own rule has started it; another one that runs more often does not hide its silence."
+  }
+
+  assert {
+    condition = alltrue([
+      for alarm in aws_cloudwatch_metric_alarm.this :
+      alarm.period % 60 == 0 && alarm.period * alarm.evaluation_periods <= (alarm.period < 3600 ? 86400 : 604800)
+    ])
+    error_message = "CloudWatch takes periods of whole minutes, and looks back one day, or seven with periods of an hour or more."
+  }
+
+  assert {
+    condition = alltrue([
+      for task in ["sweep", "reconcile", "audit", "purge", "reload"] :
+      strcontains(aws_cloudwatch_dashboard.this[0].dashboard_body, "[\"AWS/Events\",\"Invocations\",\"RuleName\",\"fair-dev-${task}\"]")
+    ])
+    error_message = "The dashboard shows when each task was started."
+  }
+
+  assert {
+    condition     = aws_cloudwatch_metric_alarm.this["cleanup-dropped"].metric_name == "AsyncEventsDropped" && aws_cloudwatch_metric_alarm.this["cleanup-dropped"].dimensions == tomap({ FunctionName = "fair-dev-cleanup" })
+    error_message = "A start that Lambda accepted and never carried out, because its concurrency is used up, is a fault too."
   }
 
   assert {
@@ -128,52 +182,34 @@ run "defaults" {
     condition     = alltrue([for alarm in aws_cloudwatch_metric_alarm.this : length(alarm.alarm_description) > 40 && length(alarm.alarm_description) <= 1024])
     error_message = "Every alarm says what it means and what to do."
   }
+
+  assert {
+    condition = alltrue([
+      for name, words in {
+        longest-wait               = ["engine", "ledger", "cdc_tables", "`file waiting`"]
+        dead-letters               = ["message's attributes", "error_message"]
+        failures-due-to-duplicates = ["duplicate delivery"]
+        missing-files              = ["beyond what waits in the queue"]
+        duplicate-files            = ["cleanup.retention_days"]
+      } : alltrue([for word in words : strcontains(aws_cloudwatch_metric_alarm.this[name].alarm_description, word)])
+    ])
+    error_message = "Alarms name all that their metrics count, and where the reason stands."
+  }
 }
 
-run "sweep_switched_off" {
+run "nothing_daily" {
   module {
     source = "./modules/observability"
   }
 
   variables {
-    sweep_is_on         = false
-    sweep_rate_seconds  = null
-    schedule_rule_names = {}
+    schedule_rule_names = { purge = "fair-dev-purge" }
+    schedule_rates      = {}
   }
 
   assert {
-    condition     = !contains(keys(aws_cloudwatch_metric_alarm.this), "cleanup-silent")
-    error_message = "Nobody waits for a sweep that is off."
-  }
-}
-
-run "daily_sweep" {
-  module {
-    source = "./modules/observability"
-  }
-
-  variables {
-    sweep_rate_seconds = 86400
-  }
-
-  assert {
-    condition     = aws_cloudwatch_metric_alarm.this["cleanup-silent"].period == 86400
-    error_message = "CloudWatch looks back one day at most."
-  }
-}
-
-run "weekly_sweep" {
-  module {
-    source = "./modules/observability"
-  }
-
-  variables {
-    sweep_rate_seconds = 604800
-  }
-
-  assert {
-    condition     = !contains(keys(aws_cloudwatch_metric_alarm.this), "cleanup-silent")
-    error_message = "A day without a sweep that comes once a week is no fault."
+    condition     = length([for name in keys(aws_cloudwatch_metric_alarm.this) : name if endswith(name, "-silent")]) == 0
+    error_message = "Nobody waits for a task that is off, or that fires less than daily."
   }
 }
 

@@ -57,3 +57,30 @@ run "multi_environment" {
     error_message = "What an environment leaves out has the module's default."
   }
 }
+
+run "one_provider" {
+  command = plan
+
+  module {
+    source = "./tests/terraform/fixtures/files"
+  }
+
+  assert {
+    condition     = output.aws_constraints == toset([">= 5.76, < 7"])
+    error_message = "Module, parts and examples ask for one and the same provider. Before 5.76 it refuses python3.13, the default runtime."
+  }
+}
+
+# Terraform drops an attribute that an object type does not name, in silence.
+run "nothing_is_dropped_on_the_way" {
+  command = plan
+
+  module {
+    source = "./tests/terraform/fixtures/files"
+  }
+
+  assert {
+    condition     = keys(output.lacking) == ["firebolt", "loader", "package_s3"] && alltrue([for attributes in concat(values(output.lacking), values(output.unknown)) : length(attributes) == 0])
+    error_message = "examples/multi-environment hands on every attribute of the module's variables, and no other: what an environment's file sets arrives."
+  }
+}

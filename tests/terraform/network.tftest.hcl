@@ -34,6 +34,11 @@ run "outside" {
     condition     = length(aws_lambda_function.this.vpc_config) == 0 && length(aws_iam_role_policy_attachment.network) == 0
     error_message = "Without network there is no VPC, and no right to make network interfaces."
   }
+
+  assert {
+    condition     = length(aws_iam_role_policy.network) == 0
+    error_message = "Nor is there a right to look at subnets."
+  }
 }
 
 run "inside" {
@@ -53,6 +58,13 @@ run "inside" {
   assert {
     condition     = aws_iam_role_policy_attachment.network[0].policy_arn == "arn:aws:iam::aws:policy/service-role/AWSLambdaENIManagementAccess"
     error_message = "The role may manage network interfaces, and gets no rights on other log groups with it."
+  }
+
+  assert {
+    condition = jsondecode(aws_iam_role_policy.network[0].policy).Statement == [
+      { Sid = "DescribeSubnets", Effect = "Allow", Action = ["ec2:DescribeSubnets"], Resource = "*" },
+    ]
+    error_message = "Lambda asks for the subnets as well, which that policy of AWS's lacks, and gets nothing more."
   }
 }
 

@@ -212,6 +212,62 @@ run "customer_keys" {
   }
 }
 
+# Role policies follow the newest configuration at once; messages, and functions that PROD still points to, do not.
+run "former_keys_and_secrets" {
+  variables {
+    firebolt = {
+      database                   = "firebolt"
+      account_name               = "fair"
+      engine_name                = "cdc"
+      secret_arn                 = "arn:aws:secretsmanager:eu-west-1:123456789012:secret:new-AbCdEf"
+      former_secret_arns         = ["arn:aws:secretsmanager:eu-west-1:123456789012:secret:old-AbCdEf"]
+      former_secret_kms_key_arns = ["arn:aws:kms:eu-west-1:123456789012:key/old-secret"]
+      s3_role_arn                = "arn:aws:iam::123456789012:role/firebolt"
+    }
+    encryption = {
+      kms_key_arn         = "arn:aws:kms:eu-west-1:123456789012:key/new"
+      former_kms_key_arns = ["arn:aws:kms:eu-west-1:123456789012:key/old"]
+    }
+  }
+
+  assert {
+    condition = alltrue([
+      for policy in output.policies : [
+        for statement in jsondecode(policy).Statement : statement if contains(["ReadFormerSecrets", "DecryptFormerSecrets", "DecryptFormerKeys"], statement.Sid)
+        ] == [
+        {
+          Sid      = "ReadFormerSecrets"
+          Effect   = "Allow"
+          Action   = ["secretsmanager:GetSecretValue"]
+          Resource = ["arn:aws:secretsmanager:eu-west-1:123456789012:secret:old-AbCdEf"]
+        },
+        {
+          Sid       = "DecryptFormerSecrets"
+          Effect    = "Allow"
+          Action    = ["kms:Decrypt"]
+          Resource  = ["arn:aws:kms:eu-west-1:123456789012:key/old-secret"]
+          Condition = { StringEquals = { "kms:ViaService" = ["secretsmanager.eu-west-1.amazonaws.com"] } }
+        },
+        {
+          Sid       = "DecryptFormerKeys"
+          Effect    = "Allow"
+          Action    = ["kms:Decrypt"]
+          Resource  = ["arn:aws:kms:eu-west-1:123456789012:key/old"]
+          Condition = { StringEquals = { "kms:ViaService" = ["s3.eu-west-1.amazonaws.com", "sqs.eu-west-1.amazonaws.com"] } }
+        },
+      ]
+    ])
+    error_message = "What was encrypted with a former key is still read, and nothing new is encrypted with it; a former secret is still read."
+  }
+
+  assert {
+    condition = one([for statement in jsondecode(output.firebolt_s3_policy).Statement : statement.Resource if statement.Sid == "DecryptFiles"]) == [
+      "arn:aws:kms:eu-west-1:123456789012:key/new", "arn:aws:kms:eu-west-1:123456789012:key/old",
+    ]
+    error_message = "Firebolt reads files that were staged with the former key."
+  }
+}
+
 run "reloads_by_itself" {
   variables {
     source_bucket = {

@@ -63,3 +63,52 @@ run "switched_off" {
     error_message = "A task that is off has no rule."
   }
 }
+
+# How often a task fires decides whether its silence is a fault: `local.schedule_rates`, in seconds.
+run "rates" {
+  module {
+    source = "./"
+  }
+
+  variables {
+    source_bucket = { name = "fair-source", prefix = "firebolt_dms_job/" }
+    firebolt      = { database = "firebolt", core_url = "http://core.internal:3473" }
+    tables        = { "fair/sessions" = { primary_key = ["sid"] } }
+    package_s3    = { bucket = "releases", key = "firebolt-cdc.zip" }
+  }
+
+  assert {
+    condition     = local.schedule_rates == { sweep = 300, reconcile = 3600, audit = 86400 }
+    error_message = "By default all but the monthly purge fire at least daily."
+  }
+}
+
+run "rates_of_the_caller" {
+  module {
+    source = "./"
+  }
+
+  variables {
+    source_bucket = { name = "fair-source", prefix = "firebolt_dms_job/" }
+    firebolt      = { database = "firebolt", core_url = "http://core.internal:3473" }
+    tables        = { "fair/sessions" = { primary_key = ["sid"], reload = "auto" } }
+    package_s3    = { bucket = "releases", key = "firebolt-cdc.zip" }
+    cleanup = {
+      sweep_schedule     = "cron(0/10 6-20 ? * MON-FRI *)"
+      reconcile_schedule = "rate(7 days)"
+      audit_schedule     = "cron(0 9 ? * * *)"
+      purge_schedule     = "cron(0 4 1/2 * ? *)"
+      reload_schedule    = "rate(24 hours)"
+    }
+  }
+
+  assert {
+    condition     = local.schedule_rates == { audit = 86400, reload = 86400 }
+    error_message = "A cron expression counts as daily if no day, month or year is left out."
+  }
+
+  assert {
+    condition     = toset([for name in keys(output.alarm_arns) : name if endswith(name, "-silent")]) == toset(["audit-silent", "reload-silent"])
+    error_message = "Tasks that rest at the week-end raise no alarm then."
+  }
+}

@@ -28,3 +28,22 @@ run "applied_together" {
     error_message = "The apply succeeds too."
   }
 }
+
+# A queue whose name is unknown is replaced, and its messages are gone with it.
+run "queues_keep_their_names" {
+  command = plan
+
+  module {
+    source = "./tests/terraform/fixtures/deferred"
+  }
+
+  assert {
+    condition     = [module.intake.queue_name, module.intake.dead_letter_queue_name, module.intake.rule_dead_letter_queue_name] == ["fair-dev-files", "fair-dev-files-dlq", "fair-dev-rule-dlq"]
+    error_message = "The names of the queues are known though neither account nor region is."
+  }
+
+  assert {
+    condition     = length(module.firebolt_cdc.schedule_rule_names) == 4
+    error_message = "The whole module plans without them: what is checked against the region is checked in the apply."
+  }
+}

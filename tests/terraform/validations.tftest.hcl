@@ -487,3 +487,102 @@ run "faults_21" {
     var.migrations,
   ]
 }
+
+run "faults_22" {
+  command = plan
+
+  variables {
+    # former secret without the six characters
+    firebolt = {
+      database           = "firebolt"
+      core_url           = "http://core.internal:3473"
+      former_secret_arns = ["arn:aws:secretsmanager:eu-west-1:123456789012:secret:fair-dev/firebolt"]
+    }
+
+    # former key by alias
+    encryption = {
+      kms_key_arn         = "arn:aws:kms:eu-west-1:123456789012:key/module"
+      former_kms_key_arns = ["arn:aws:kms:eu-west-1:123456789012:alias/module"]
+    }
+
+    # alarms would look into another namespace
+    loader = { environment = { POWERTOOLS_METRICS_NAMESPACE = "Ours" } }
+  }
+
+  expect_failures = [
+    var.firebolt,
+    var.encryption,
+    var.loader,
+  ]
+}
+
+run "faults_23" {
+  command = plan
+
+  variables {
+    # former secret's key by alias
+    firebolt = {
+      database                   = "firebolt"
+      core_url                   = "http://core.internal:3473"
+      former_secret_kms_key_arns = ["arn:aws:kms:eu-west-1:123456789012:alias/secrets"]
+    }
+
+    # no metrics, no alarms
+    loader = { environment = { POWERTOOLS_METRICS_DISABLED = "true" } }
+  }
+
+  expect_failures = [
+    var.firebolt,
+    var.loader,
+  ]
+}
+
+run "faults_24" {
+  command = plan
+
+  variables {
+    # secret of another region
+    firebolt = {
+      database     = "firebolt"
+      account_name = "a"
+      engine_name  = "e"
+      secret_arn   = "arn:aws:secretsmanager:eu-central-1:123456789012:secret:fair-dev/firebolt-AbCdEf"
+      s3_role_arn  = "arn:aws:iam::123456789012:role/firebolt"
+    }
+
+    # key of another region
+    encryption = { kms_key_arn = "arn:aws:kms:eu-central-1:123456789012:key/module" }
+  }
+
+  expect_failures = [
+    var.firebolt,
+    var.encryption,
+  ]
+}
+
+run "faults_25" {
+  command = plan
+
+  variables {
+    # secret's key of another region
+    firebolt = {
+      database           = "firebolt"
+      account_name       = "a"
+      engine_name        = "e"
+      secret_arn         = "arn:aws:secretsmanager:eu-west-1:123456789012:secret:fair-dev/firebolt-AbCdEf"
+      secret_kms_key_arn = "arn:aws:kms:eu-central-1:123456789012:key/secret"
+      s3_role_arn        = "arn:aws:iam::123456789012:role/firebolt"
+    }
+
+    # former key of another region
+    encryption = {
+      kms_key_arn         = "arn:aws:kms:eu-west-1:123456789012:key/module"
+      former_kms_key_arns = ["arn:aws:kms:eu-central-1:123456789012:key/former"]
+    }
+  }
+
+  expect_failures = [
+    var.firebolt,
+    var.encryption,
+  ]
+}

@@ -82,4 +82,9 @@ run "user_environment" {
     condition     = local.function.environment.AWS_ENDPOINT_URL == "http://127.0.0.1:4566"
     error_message = "Callers can add variables."
   }
+
+  assert {
+    condition     = local.function.environment.POWERTOOLS_METRICS_NAMESPACE == "FireboltCdc"
+    error_message = "Metrics go where the alarms look for them."
+  }
 }
