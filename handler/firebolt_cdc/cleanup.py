@@ -93,7 +93,7 @@ class Unfinished:
     object_key: str
     etag: str
     enqueued_lately: bool
-    """The sweep sent it within its interval, and nobody has claimed it since."""
+    """The sweep, or a worker that gave it back, sent it within the interval, and nobody has claimed it since."""
     enqueued_before: bool
     """The same, within BUSY_INTERVALS of them."""
 

@@ -152,7 +152,7 @@ locals {
     longest-wait = {
       metric      = "LongestWaitSeconds"
       threshold   = var.alarms.longest_wait_seconds
-      description = "A file has waited more than ${var.alarms.longest_wait_seconds} s for the turn of its table. `firebolt-cdc status` shows who holds it."
+      description = "A file has waited more than ${var.alarms.longest_wait_seconds} s, for the turn of its table (`firebolt-cdc status` shows who holds it) or for AWS to answer (the loader's log says)."
     }
   }
 
