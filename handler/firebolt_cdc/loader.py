@@ -61,9 +61,11 @@ from firebolt_cdc.events import Delivery, Origin
 from firebolt_cdc.files import FileVersion, Kind, SkippedError, SourceFile
 from firebolt_cdc.ledger import Candidate, Claimed, Ledger
 from firebolt_cdc.parquet import TooLargeError, room_bytes
-from firebolt_cdc.protocol import RELOADED, Status, Verdict, way_out
+from firebolt_cdc.protocol import RELOADED, Status, Verdict, target_lost, way_out
 from firebolt_cdc.queues import Queues, bodies
 from firebolt_cdc.schema import CHANGE_LENGTH, RESERVED, Column, add_column
+from firebolt_cdc.settle import SETTLED
+from firebolt_cdc.sql import marks
 from firebolt_cdc.stage import Counts, Prepared, prepare
 from firebolt_cdc.storage import ObjectInfo, Storage
 from firebolt_cdc.telemetry import (
@@ -358,8 +360,10 @@ class Worker:
             TurnLostError: the turn went on.
             CdcError: it failed; the caller splits the part or fails the file.
         """
-        columns = target_columns(self.engine, batch[0].file.target)
-        prepared = self._prepare(work, batch, columns)
+        target = batch[0].file.target
+        columns = target_columns(self.engine, target)
+        lost = not columns and self._was_filled(target, work.generation)
+        prepared = self._prepare(work, batch, columns, lost=lost)
         outages = 0
         while prepared:
             try:
@@ -392,10 +396,22 @@ class Worker:
     def _pause(self) -> None:
         time.sleep(random.uniform(0.05, 1.0))
 
-    def _prepare(self, work: Work, batch: Sequence[Claimed], columns: Sequence[Column]) -> list[Prepared]:
+    def _was_filled(self, target: str, generation: int) -> bool:
+        """Whether a load has written into this generation of a target; nobody else writes while we hold its turn."""
+        rows = self.engine.query(
+            "SELECT 1 FROM cdc_applied WHERE target_table = ? AND generation = ? "
+            f"AND load_id NOT IN ({marks(SETTLED)}) LIMIT 1",
+            [target, generation, *SETTLED],
+        )
+        return bool(rows)
+
+    def _prepare(
+        self, work: Work, batch: Sequence[Claimed], columns: Sequence[Column], *, lost: bool
+    ) -> list[Prepared]:
         """Read the part's files; unreadable ones fail here, alone. What is too much goes into another part.
 
-        After an outage of S3 the others wait: each might take as long as the first to say nothing.
+        After an outage of S3 the others wait: each might take as long as the first to say nothing. Files of a target
+        that is `lost` are held, unless a person asked for them.
         """
         prepared: list[Prepared] = []
         known = list(columns)
@@ -405,6 +421,9 @@ class Worker:
                 version = c.file.version
                 info = self._look_up(version.bucket, version.key, version.etag)
                 self._require_current(c, info)
+                if lost and not c.decision.asked:
+                    said = target_lost(c.file.target, listed=c.file.listed)
+                    raise HeldError(f"{c.file.version}: {said}")
                 if c.file.kind is Kind.FULL:
                     full, size = full + 1, size + info.size_bytes
                 if prepared and (full > PART_FULL_LOADS or size > PART_FULL_BYTES):

@@ -23,6 +23,8 @@ from firebolt_cdc.sql import marks
 
 UNWANTED = tuple(f"settled-{c}" for c in (FailureClass.PERMANENT, FailureClass.GONE, FailureClass.TRANSIENT))
 """What `cdc_applied` has instead of the name of a load, for files that had failed; `settled-held` for held ones."""
+SETTLED = tuple(f"settled-{c}" for c in FailureClass)
+"""The same for files of every class."""
 
 
 @dataclass(frozen=True)
