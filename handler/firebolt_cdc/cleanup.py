@@ -34,7 +34,7 @@ from firebolt_cdc.deadline import Deadline, LambdaContext
 from firebolt_cdc.engine import Engine
 from firebolt_cdc.errors import CdcError, FailureClass, PermanentError
 from firebolt_cdc.events import Origin
-from firebolt_cdc.files import FileVersion, Kind, SkippedError, SourceFile, identify
+from firebolt_cdc.files import FileVersion, Kind, SkippedError, SourceFile, identify, is_of_listed
 from firebolt_cdc.ledger import with_conflict_retries
 from firebolt_cdc.plan import NothingToReloadError
 from firebolt_cdc.protocol import SweepAction
@@ -93,7 +93,7 @@ class Unfinished:
     object_key: str
     etag: str
     enqueued_lately: bool
-    """The sweep sent it within its interval, and nobody has claimed it since."""
+    """The sweep, or a worker that gave it back, sent it within the interval, and nobody has claimed it since."""
     enqueued_before: bool
     """The same, within BUSY_INTERVALS of them."""
 
@@ -320,18 +320,12 @@ class Cleanup:
         it holds has no ledger row yet and would only be announced again. For the same reason the metric counts what is
         missing beyond the queue's length only: that many at least were announced by nobody.
         """
-        source, grace = self._config.source, self._config.cleanup.reconcile_grace_seconds
-        until = datetime.now(UTC) - timedelta(seconds=grace)
+        until = datetime.now(UTC) - timedelta(seconds=self._config.cleanup.reconcile_grace_seconds)
         depth = self._queues.depth()
         room = max(0, self._config.cleanup.queue_limit - depth)
         listed, missing, sent = 0, 0, 0
         for objects in self._listed():
-            due = [
-                (applied_id, info)
-                for applied_id, info in objects
-                if info.last_modified <= until
-                and (source.start_after is None or info.last_modified > source.start_after)
-            ]
+            due = [one for one in objects if one[1].last_modified <= until and self._wanted(one[1])]
             listed += len(due)
             found = self._missing(due) if due else []
             missing += len(found)
@@ -341,6 +335,11 @@ class Cleanup:
                 logger.warning("a file that is neither applied nor in the ledger is announced", object_key=key)
         count("MissingFiles", max(0, missing - depth))
         return {"listed": listed, "missing": missing, "sent": sent}
+
+    def _wanted(self, info: ObjectInfo) -> bool:
+        """Whether an object is not left out by `start_after`."""
+        after = self._config.source.start_after
+        return after is None or info.last_modified > after
 
     def _missing(self, objects: Sequence[Listed]) -> list[tuple[str, str, str]]:
         """Bucket, key and etag of those that stand neither in `cdc_applied` nor, unfinished, in the ledger."""
@@ -542,13 +541,25 @@ class Cleanup:
         return "reloaded"
 
     def _tombstone_floor(self) -> datetime:
-        """The age below which every object of the source is applied, so that no older insert can still come."""
+        """The age below which every object of the source is applied, so that no older insert can still come.
+
+        One whose name its table's patterns do not fit comes once they are corrected, unless it is settled.
+        """
         floor = datetime.now(UTC)
         for objects in self._listed():
-            with self._staged(objects) as (reading, where):
+            may_come = [
+                (applied_id, info)
+                for applied_id, info in objects
+                if self._wanted(info) and (applied_id or is_of_listed(self._config, info.version))
+            ]
+            if not may_come:
+                continue
+            with self._staged(may_come) as (reading, where):
                 rows = self._engine.query(
-                    f"SELECT MIN(CAST(l.last_modified AS TIMESTAMPTZ)) FROM {reading} AS l LEFT JOIN cdc_applied a "
-                    "ON a.applied_id = l.applied_id WHERE l.applied_id <> '' AND a.applied_id IS NULL",
+                    f"SELECT MIN(CAST(l.last_modified AS TIMESTAMPTZ)) FROM {reading} AS l "
+                    "LEFT JOIN cdc_applied a ON a.applied_id = l.applied_id "
+                    "LEFT JOIN (SELECT DISTINCT file_id FROM cdc_applied) b ON b.file_id = l.file_id "
+                    "WHERE a.applied_id IS NULL AND (l.applied_id <> '' OR b.file_id IS NULL)",
                     where,
                 )
             floor = min([floor, *(row[0] for row in rows if row[0] is not None)])

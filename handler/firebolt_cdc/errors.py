@@ -3,7 +3,8 @@
 | class       | meaning                                        | what happens                                    |
 | ----------- | ---------------------------------------------- | ----------------------------------------------- |
 | `conflict`  | another transaction committed first            | tried again at once, with jitter                |
-| `transient` | engine, network or AWS did not do it this time | tried again later, `max_attempts` times alone   |
+| `transient` | engine, network or AWS did not do it this time | tried again later, `max_attempts` times alone;  |
+|             |                                                | after an outage of AWS as often as it takes     |
 | `permanent` | this file cannot be applied as it is           | `failed`, dead-letter queue, a person decides   |
 | `gone`      | the object was deleted or overwritten          | `failed`, dead-letter queue                     |
 | `held`      | applying it needs a decision (a reload)        | `pending`, alarmed, waits for the operator      |
@@ -15,7 +16,8 @@ import re
 from enum import StrEnum
 
 import httpx
-from botocore.exceptions import BotoCoreError, ClientError
+from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError, IncompleteReadError
+from botocore.exceptions import ConnectionError as NoConnectionError
 from firebolt.utils.exception import (
     AuthenticationError,
     AuthorizationError,
@@ -49,6 +51,10 @@ class ConflictError(CdcError):
 
 class TransientError(CdcError):
     """Did not work this time; the same attempt may work later."""
+
+
+class OutageError(TransientError):
+    """AWS did not answer, or is overloaded: says nothing of the file, so it costs no attempt."""
 
 
 class TimedOutError(TransientError):
@@ -141,6 +147,26 @@ _OUTAGE = re.compile(
     re.IGNORECASE,
 )
 
+_BUSY = frozenset(
+    {
+        "BandwidthLimitExceeded",
+        "LimitExceededException",
+        "PriorRequestNotComplete",
+        "ProvisionedThroughputExceededException",
+        "RequestLimitExceeded",
+        "RequestThrottled",
+        "RequestThrottledException",
+        "RequestTimeout",
+        "RequestTimeoutException",
+        "SlowDown",
+        "Throttling",
+        "ThrottledException",
+        "ThrottlingException",
+        "TooManyRequestsException",
+    }
+)
+"""Codes by which AWS says that the same request may work later, whatever the status, as botocore reads them."""
+
 
 def engine_error(error: Exception, doing: str) -> CdcError:
     """Classify what the Firebolt SDK (or httpx below it, whose errors leak through) raised while `doing`.
@@ -163,7 +189,7 @@ def engine_error(error: Exception, doing: str) -> CdcError:
 
 
 def aws_error(error: BotoCoreError | ClientError, doing: str) -> CdcError:
-    """Classify what boto3 raised while `doing`. A missing or overwritten object is `gone`."""
+    """Classify what boto3 raised while `doing`. A missing or overwritten object is `gone`; an outage says no more."""
     if isinstance(error, ClientError):
         code = error.response.get("Error", {}).get("Code", "")
         status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
@@ -182,6 +208,10 @@ def aws_error(error: BotoCoreError | ClientError, doing: str) -> CdcError:
             )
         if denied(error):
             return TransientError(f"{doing}: access denied; check the role's policy, the bucket policy and the key")
+        if status >= 500 or status == 429 or code.removeprefix("KMS.") in _BUSY:
+            return OutageError(f"{doing}: {_readable(error)}")
+    if isinstance(error, (NoConnectionError, HTTPClientError, IncompleteReadError)):
+        return OutageError(f"{doing}: {_readable(error)}")
     return TransientError(f"{doing}: {_readable(error)}")
 
 

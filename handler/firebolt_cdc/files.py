@@ -173,6 +173,12 @@ def is_change(config: Config, version: FileVersion, source_table: str) -> bool:
     return (file.source_table, file.kind) == (source_table, Kind.CHANGE)
 
 
+def is_of_listed(config: Config, version: FileVersion) -> bool:
+    """Whether an object lies below the path of a listed table, or where the layout has that table's files."""
+    name = file_key(config, version.key)
+    return _listed(config, name) is not None or "/".join(name.split("/")[:2]) in config.tables
+
+
 def _listed(config: Config, name: str) -> str | None:
     """The listed table with the longest path that the file lies below."""
     end = len(name)

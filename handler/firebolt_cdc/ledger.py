@@ -422,7 +422,8 @@ class Ledger:
     def release(self, turns: Sequence[str]) -> None:
         """Give back the turns that this claim still holds, and return its untried files, uncounted, to `pending`.
 
-        A file that a person set to `pending` meanwhile keeps what was recorded, so that the request stays visible.
+        A file that a person set to `pending` meanwhile keeps what was recorded, so that the request stays visible. For
+        the others a copy of their message goes round: the sweep sends no further one beside it within its interval.
         """
         if turns:
             self._update(
@@ -435,6 +436,7 @@ class Ledger:
         self._update(
             "UPDATE cdc_processed_files SET claim_id = NULL, status = 'pending', "
             "recorded_status = CASE WHEN status = 'pending' THEN recorded_status ELSE 'pending' END, "
+            "enqueued_at = CASE WHEN status = 'pending' THEN enqueued_at ELSE CURRENT_TIMESTAMP END, "
             f"alone_count = alone_count{refund}, processed_at = CURRENT_TIMESTAMP "
             "WHERE claim_id = ? AND recorded_status = 'processing'",
             [*counted, self.claim_id],

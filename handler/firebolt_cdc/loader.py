@@ -21,6 +21,7 @@ from enum import StrEnum
 from typing import Any
 
 import boto3
+from botocore.config import Config as BotoConfig
 
 from firebolt_cdc import config as configuration
 from firebolt_cdc import events, files, migrations
@@ -46,6 +47,7 @@ from firebolt_cdc.errors import (
     FailureClass,
     GoneError,
     HeldError,
+    OutageError,
     PermanentError,
     SupersededError,
     TooSlowError,
@@ -59,9 +61,11 @@ from firebolt_cdc.events import Delivery, Origin
 from firebolt_cdc.files import FileVersion, Kind, SkippedError, SourceFile
 from firebolt_cdc.ledger import Candidate, Claimed, Ledger
 from firebolt_cdc.parquet import TooLargeError, room_bytes
-from firebolt_cdc.protocol import RELOADED, Status, Verdict, way_out
+from firebolt_cdc.protocol import RELOADED, Status, Verdict, target_lost, way_out
 from firebolt_cdc.queues import Queues, bodies
 from firebolt_cdc.schema import CHANGE_LENGTH, RESERVED, Column, add_column
+from firebolt_cdc.settle import SETTLED
+from firebolt_cdc.sql import marks
 from firebolt_cdc.stage import Counts, Prepared, prepare
 from firebolt_cdc.storage import ObjectInfo, Storage
 from firebolt_cdc.telemetry import (
@@ -79,6 +83,8 @@ CLAIM_FILES = 200
 """File versions of one claim; a larger batch is claimed and loaded in several."""
 START_SECONDS = 12.0
 """With less than this left, no further part is begun."""
+PATIENCE = BotoConfig(connect_timeout=10, read_timeout=30, retries={"mode": "standard", "total_max_attempts": 3})
+"""AWS that says nothing is given up well within an invocation, which would end as if its file had killed it."""
 WHOLE = 0.75
 """Which share of an invocation's time counts as a whole invocation."""
 
@@ -138,6 +144,8 @@ class Worker:
         """What an earlier generation had, and DMS has written again since: claimed once more."""
         self._first_changes: dict[str, list[datetime]] = {}
         """When the changes of a source table on the first page of its folder's listing were written."""
+        self._outage: OutageError | None = None
+        """That AWS did not answer: it is not asked again in this invocation, and the files that are left wait."""
         self._untried = False
         """Whether rows of this claim may still say `processing` although nobody works on them."""
 
@@ -173,7 +181,7 @@ class Worker:
             version = FileVersion(delivery.bucket, delivery.key, delivery.etag or "")
             if delivery.etag is None and delivery.bucket == self._config.source.bucket:
                 try:
-                    version = self._storage.look_up(delivery.bucket, delivery.key).version
+                    version = self._look_up(delivery.bucket, delivery.key).version
                 except GoneError as error:
                     self._refuse(version, Status.FAILED, error)
                 except CdcError as error:
@@ -266,7 +274,7 @@ class Worker:
         version = c.file.version
         if c.decision.earlier and c.superseded_before is not None:
             try:
-                if self._look_up(c.file).last_modified >= c.superseded_before:
+                if self._look_up(version.bucket, version.key, version.etag).last_modified >= c.superseded_before:
                     self._written_again[version] = Candidate(c.file, 0, written_again=True)
                     return
             except GoneError:
@@ -282,6 +290,9 @@ class Worker:
             if self._time_is_short():
                 self._give_back(batch, "too little was left of the invocation", FailureClass.TRANSIENT)
                 continue
+            if self._outage is not None:
+                self._give_back(batch, str(self._outage), self._outage.failure_class)
+                continue
             began = self._deadline.remaining_seconds()
             try:
                 if len(batch) == 1 and not counted:
@@ -296,6 +307,9 @@ class Worker:
                 return
             except BlockedError as error:
                 self._give_back(batch, str(error), error.failure_class)
+            except OutageError as error:
+                self._outage = error
+                self._give_back(batch, str(error), error.failure_class)
             except Exception as error:  # noqa: BLE001 - classified here, the one place, and never dropped
                 failure = classified(error, f"loading {work.turn}")
                 if isinstance(failure, UnexpectedError):
@@ -303,7 +317,7 @@ class Worker:
                 self._split_or_fail(work, batch, failure, began)
 
     def _give_back(self, batch: Sequence[Claimed], reason: str, failure: FailureClass) -> None:
-        """Let files wait that were not tried: their attempts are not counted."""
+        """Let files wait of which nothing was learnt: their attempts are not counted."""
         self._untried = True
         for c in batch:
             if c.file.version not in self._outcomes:
@@ -346,8 +360,10 @@ class Worker:
             TurnLostError: the turn went on.
             CdcError: it failed; the caller splits the part or fails the file.
         """
-        columns = target_columns(self.engine, batch[0].file.target)
-        prepared = self._prepare(work, batch, columns)
+        target = batch[0].file.target
+        columns = target_columns(self.engine, target)
+        lost = not columns and self._was_filled(target, work.generation)
+        prepared = self._prepare(work, batch, columns, lost=lost)
         outages = 0
         while prepared:
             try:
@@ -380,15 +396,34 @@ class Worker:
     def _pause(self) -> None:
         time.sleep(random.uniform(0.05, 1.0))
 
-    def _prepare(self, work: Work, batch: Sequence[Claimed], columns: Sequence[Column]) -> list[Prepared]:
-        """Read the part's files; unreadable ones fail here, alone. What is too much goes into another part."""
+    def _was_filled(self, target: str, generation: int) -> bool:
+        """Whether a load has written into this generation of a target; nobody else writes while we hold its turn."""
+        rows = self.engine.query(
+            "SELECT 1 FROM cdc_applied WHERE target_table = ? AND generation = ? "
+            f"AND load_id NOT IN ({marks(SETTLED)}) LIMIT 1",
+            [target, generation, *SETTLED],
+        )
+        return bool(rows)
+
+    def _prepare(
+        self, work: Work, batch: Sequence[Claimed], columns: Sequence[Column], *, lost: bool
+    ) -> list[Prepared]:
+        """Read the part's files; unreadable ones fail here, alone. What is too much goes into another part.
+
+        After an outage of S3 the others wait: each might take as long as the first to say nothing. Files of a target
+        that is `lost` are held, unless a person asked for them.
+        """
         prepared: list[Prepared] = []
         known = list(columns)
         taken = full = size = 0
         for number, c in enumerate(batch):
             try:
-                info = self._look_up(c.file)
+                version = c.file.version
+                info = self._look_up(version.bucket, version.key, version.etag)
                 self._require_current(c, info)
+                if lost and not c.decision.asked:
+                    said = target_lost(c.file.target, listed=c.file.listed)
+                    raise HeldError(f"{c.file.version}: {said}")
                 if c.file.kind is Kind.FULL:
                     full, size = full + 1, size + info.size_bytes
                 if prepared and (full > PART_FULL_LOADS or size > PART_FULL_BYTES):
@@ -398,6 +433,10 @@ class Worker:
                 known += prepared[-1].plan.added  # what the next file meets, as if it came in a batch of its own
                 rows = prepared[-1].rows
                 taken += 0 if rows is None else rows.nbytes
+            except OutageError as error:
+                self._outage = error
+                self._give_back(batch[number:], str(error), error.failure_class)
+                break
             except CdcError as error:
                 if isinstance(error, TooLargeError) and taken:
                     work.parts.append((list(batch[number:]), False))
@@ -452,9 +491,15 @@ class Worker:
         ]
         return min(found, default=None)
 
-    def _look_up(self, file: SourceFile) -> ObjectInfo:
-        version = file.version
-        return self._storage.look_up(version.bucket, version.key, version.etag)
+    def _look_up(self, bucket: str, key: str, etag: str | None = None) -> ObjectInfo:
+        """See `Storage.look_up`; once S3 has not answered, it is not asked again."""
+        if self._outage is not None:
+            raise OutageError(f"s3://{bucket}/{key}: not looked up after: {self._outage}")
+        try:
+            return self._storage.look_up(bucket, key, etag)
+        except OutageError as error:
+            self._outage = error
+            raise
 
     def _apply(self, work: Work, prepared: Sequence[Prepared], columns: Sequence[Column]) -> None:
         release = work.last and not work.parts
@@ -583,7 +628,7 @@ def _config() -> Config:
 
 @functools.cache
 def _client(service: str) -> Any:
-    return boto3.client(service)
+    return boto3.client(service, config=PATIENCE)
 
 
 @contextlib.contextmanager

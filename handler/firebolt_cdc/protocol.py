@@ -117,6 +117,17 @@ def way_out(table: str | None) -> str:
     )
 
 
+def target_lost(target: str, *, listed: bool) -> str:
+    """Why a file is held whose target is missing although files were loaded into it, and what to do about it."""
+    begin = f"run firebolt-cdc reload {target if listed else 'TABLE'} --everything"
+    return (
+        f"the target {target} was filled before and is missing now, or the loader may not see it: a new one would lack "
+        "all that was in it. Restore it, then run firebolt-cdc retry FILE; or, to fill a new one from all files in S3, "
+        f"{begin if listed else f'list the table in `tables` and apply, then {begin}'} (without --everything where DMS "
+        "has loaded the table anew). (firebolt-cdc retry FILE loads the file into a new table all the same.)"
+    )
+
+
 class Verdict(StrEnum):
     """What a claim does with one file version."""
 

@@ -25,7 +25,8 @@ LOAD_ID = "settled-"
 """With the class of the failure behind it, what `cdc_applied` has instead of the name of a load."""
 UNWANTED = tuple(f"{LOAD_ID}{c}" for c in FailureClass if c is not FailureClass.HELD)
 """Those of files that had failed, so that no reload takes them up again; `settled-held` is that of held ones."""
-
+SETTLED = tuple(f"{LOAD_ID}{c}" for c in FailureClass)
+"""Those of files of every class."""
 NO_TARGET = ""
 """What `cdc_applied` has as the target of a file that no table takes."""
 

@@ -84,7 +84,8 @@ class Storage:
 
         Raises:
             GoneError: nothing, or another version than `etag`.
-            TransientError: S3 did not answer.
+            OutageError: S3 did not answer.
+            TransientError: it refused.
         """
         try:
             answer = self._s3.head_object(Bucket=bucket, Key=key)

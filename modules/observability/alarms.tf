@@ -175,7 +175,7 @@ locals {
     longest-wait = {
       metric      = "LongestWaitSeconds"
       threshold   = var.alarms.longest_wait_seconds
-      description = "A file has waited more than ${var.alarms.longest_wait_seconds} s. The log line `file waiting`, or `Error checking if file processed`, has the reason: another load holds the turn of its table (`firebolt-cdc status` shows who), the engine or the ledger cannot be reached (`firebolt-cdc doctor`), or its table has no row in cdc_tables (`firebolt-cdc migrate`)."
+      description = "A file has waited more than ${var.alarms.longest_wait_seconds} s. The log line `file waiting`, or `Error checking if file processed`, has the reason: another load holds the turn of its table (`firebolt-cdc status` shows who), the engine, the ledger or S3 cannot be reached (`firebolt-cdc doctor`), or its table has no row in cdc_tables (`firebolt-cdc migrate --yes`)."
     }
   }
 

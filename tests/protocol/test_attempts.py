@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from botocore.exceptions import ClientError, EndpointConnectionError
 
 from firebolt_cdc import loader
 from firebolt_cdc.engine import Transaction
@@ -203,3 +206,114 @@ def test_many_files_whose_attempts_are_used_up_are_given_up_by_one_statement(
     for key, status, error_class, message in found:
         assert (status, error_class) == ("failed", "transient")
         assert message == f"tried 3 times alone; last: said {key}"
+
+
+NO_CONNECTION = EndpointConnectionError(endpoint_url="https://s3.invalid")
+
+
+def refusal(code: str, status: int) -> ClientError:
+    answer = {"Error": {"Code": code}, "ResponseMetadata": {"HTTPStatusCode": status}}
+    return ClientError(answer, "S3")  # type: ignore[arg-type]
+
+
+@contextlib.contextmanager
+def down(operation: str, error: Exception, after: int = 0) -> Iterator[list[str]]:
+    """S3 fails a call of the loader from the `after`th on; the keys that were asked for."""
+    asked: list[str] = []
+
+    def fail(params: dict[str, Any], **_: Any) -> None:
+        asked.append(params["url_path"])
+        if len(asked) > after:
+            raise error
+
+    hooks, name = loader._client("s3").meta.events, f"before-call.s3.{operation}"
+    hooks.register(name, fail)
+    try:
+        yield asked
+    finally:
+        hooks.unregister(name, fail)
+
+
+def attempts(pipeline: Pipeline) -> list[list[Any]]:
+    return pipeline.sql("SELECT DISTINCT status, error_class, alone_count FROM cdc_processed_files")
+
+
+def test_an_outage_of_s3_costs_a_batch_no_attempt_and_is_met_once(pipeline: Pipeline) -> None:
+    events = [pipeline.put(f"fair/sessions/20241124-{n}.parquet", sessions(("I", n, "a"))) for n in range(5)]
+    events += [pipeline.put(f"fair/events/20241124-{n}.parquet", sessions(("I", n, "a"))) for n in range(2)]
+    for _ in range(4):
+        with down("HeadObject", NO_CONNECTION) as asked:
+            assert pipeline.deliver(*events) == []
+        assert len(asked) == 1, "of a dead S3 no more is asked in this invocation"
+    assert attempts(pipeline) == [["pending", None, 0]]
+    assert pipeline.take(pipeline.dlq) == []
+    assert pipeline.sql.value("SELECT COUNT(*) FROM cdc_tables WHERE holder IS NOT NULL") == 0
+    assert pipeline.clean("sweep")["sweep"]["requeued"] == 0, "their copies go round"
+    pipeline.sql("UPDATE cdc_processed_files SET enqueued_at = enqueued_at - INTERVAL '1' HOUR")
+    assert pipeline.clean("sweep")["sweep"]["requeued"] == 7, "unless they are lost"
+    pipeline.drain()
+    assert set(pipeline.ledger().values()) == {("completed", None)}
+    assert pipeline.sql('SELECT "sid" FROM sessions ORDER BY 1') == [[n] for n in range(5)]
+
+
+@pytest.mark.parametrize(
+    ("operation", "error"),
+    [
+        ("HeadObject", refusal("503", 503)),
+        ("GetObject", refusal("SlowDown", 503)),
+        ("PutObject", NO_CONNECTION),
+    ],
+)
+def test_an_outage_of_s3_gives_a_file_that_was_claimed_alone_its_attempt_back(
+    pipeline: Pipeline, operation: str, error: Exception
+) -> None:
+    event = pipeline.put(ONE, sessions(("I", 1, "a")))
+    with down(operation, error):
+        for _ in range(4):
+            assert pipeline.deliver(event) == []
+            assert attempts(pipeline) == [["pending", None, 0]]
+    assert pipeline.take(pipeline.dlq) == []
+    pipeline.drain()
+    assert pipeline.ledger() == {ONE: ("completed", None)}
+
+
+def test_what_was_read_before_an_outage_is_loaded(pipeline: Pipeline) -> None:
+    events = [pipeline.put(f"fair/sessions/20241124-{n}.parquet", sessions(("I", n, "a"))) for n in range(4)]
+    with down("HeadObject", NO_CONNECTION, after=2):
+        assert pipeline.deliver(*events) == []
+    assert pipeline.sql('SELECT "sid" FROM sessions ORDER BY 1') == [[0], [1]]
+    assert [status for status, _ in pipeline.ledger().values()].count("pending") == 2
+    pipeline.drain()
+    assert set(pipeline.ledger().values()) == {("completed", None)}
+
+
+def test_deliveries_without_an_etag_meet_an_outage_once(pipeline: Pipeline) -> None:
+    events = []
+    for n in range(3):
+        event = pipeline.put(f"fair/sessions/20241124-{n}.parquet", sessions(("I", n, "a")))
+        del event["detail"]["object"]["etag"]
+        events.append(event)
+    with down("HeadObject", NO_CONNECTION) as asked:
+        assert pipeline.deliver(*events) == []
+    assert len(asked) == 1
+    pipeline.drain()
+    assert pipeline.sql('SELECT "sid" FROM sessions ORDER BY 1') == [[0], [1], [2]]
+
+
+def test_a_refusal_by_s3_is_counted_and_ends(pipeline: Pipeline) -> None:
+    events = [pipeline.put(f"fair/sessions/20241124-{n}.parquet", sessions(("I", n, "a"))) for n in range(2)]
+    with down("HeadObject", refusal("403", 403)) as asked:
+        for _ in range(3):
+            assert pipeline.deliver(*events) == []
+        assert len(asked) == 6, "it may be of one file only"
+        assert attempts(pipeline) == [["failed", "transient", 3]]
+        assert pipeline.deliver(*events) == []
+    assert len(pipeline.take(pipeline.dlq)) == 2
+
+
+def test_aws_that_says_nothing_is_given_up_within_the_invocation(pipeline: Pipeline) -> None:
+    """Else Lambda ends it, and that counts as an attempt of a file that was claimed alone."""
+    for service in ("s3", "sqs"):
+        config = loader._client(service).meta.config
+        longest = max(config.connect_timeout, config.read_timeout) * config.retries["total_max_attempts"]
+        assert longest <= 300 / 2, "half of loader.timeout_seconds"

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pyarrow as pa
@@ -12,6 +15,7 @@ from firebolt_cdc import cleanup, cli, loader
 from firebolt_cdc.apply import Applier
 from firebolt_cdc.engine import Engine
 from firebolt_cdc.errors import PermanentError
+from firebolt_cdc.storage import Storage
 from support import PREFIX, Command, Pipeline, parquet, sessions, table_config
 
 ONE = "fair/sessions/20241124-1.parquet"
@@ -239,6 +243,74 @@ def test_a_tombstone_stays_while_an_older_object_is_not_applied(pipeline: Pipeli
     before = pipeline.sql.value("SELECT COUNT(*) FROM cdc_tombstones")
     assert pipeline.clean("purge")["purge"]["tombstones"] == 0
     assert pipeline.sql.value("SELECT COUNT(*) FROM cdc_tombstones") == before == 1
+
+
+@pytest.fixture
+def forty_days_later(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
+    """Purges as if 40 days had passed since the loads, and 41 since S3 got what lies there; how many tombstones."""
+
+    def purge() -> int:
+        listing = Storage._listing
+        with monkeypatch.context() as patch:
+            patch.setattr(
+                Storage,
+                "_listing",
+                lambda *a: (replace(i, last_modified=i.last_modified - timedelta(days=41)) for i in listing(*a)),
+            )
+            pipeline.sql("UPDATE cdc_tombstones SET file_modified_at = CURRENT_TIMESTAMP - INTERVAL '40' DAY")
+            purged: int = pipeline.clean("purge")["purge"]["tombstones"]
+            return purged
+
+    return purge
+
+
+@pytest.mark.usefixtures("listed")
+def test_a_tombstone_stays_while_an_older_object_of_its_table_has_no_place(
+    pipeline: Pipeline, command: Command, forty_days_later: Callable[[], int]
+) -> None:
+    snapshot = pipeline.put("fair/sessions/snapshot-1.parquet", sessions(("I", 1, "old"), ("I", 2, "b")))
+    time.sleep(1.1)
+    assert pipeline.deliver(snapshot, pipeline.put(ONE, sessions(("D", 1, None)))) == []
+    assert forty_days_later() == 0
+    named = table_config("sessions", ["sid"], files={"full_load": "snapshot-[0-9]+"})
+    pipeline.configure(tables=pipeline.config["tables"] | {"fair/sessions": named})
+    pipeline.migrate()
+    pipeline.sql(RETRY)
+    pipeline.deliver(snapshot)
+    assert pipeline.sql('SELECT "sid" FROM sessions') == [[2]], "what was deleted later does not come back"
+    assert forty_days_later() == 1
+
+
+@pytest.mark.usefixtures("listed")
+def test_a_settled_object_and_one_of_an_unlisted_table_let_tombstones_go(
+    pipeline: Pipeline, command: Command, forty_days_later: Callable[[], int]
+) -> None:
+    notes, astray = "fair/sessions/notes.parquet", "fair/moved/20241124-1.parquet"
+    pipeline.configure(
+        tables=pipeline.config["tables"] | {"fair/moved": table_config("m", files={"path": "elsewhere/"})}
+    )
+    pipeline.migrate()
+    keys = (notes, astray, "fair/other/20241124-1.parquet", "fair/other/notes.parquet", "stray.parquet")
+    assert pipeline.deliver(*(pipeline.put(key, b"x") for key in keys)) == []
+    assert pipeline.deliver(pipeline.put(ONE, sessions(("D", 1, None)))) == []
+    for key in (notes, astray):
+        assert forty_days_later() == 0, f"{key} may still come"
+        command(cli.settle, [key], reason="no file of the table", yes=True)
+    assert forty_days_later() == 1
+
+
+@pytest.mark.usefixtures("listed")
+def test_an_object_that_start_after_leaves_out_lets_tombstones_go(
+    pipeline: Pipeline, forty_days_later: Callable[[], int]
+) -> None:
+    pipeline.put(TWO, sessions(("I", 2, "of another pipeline")))
+    assert pipeline.deliver(pipeline.put(ONE, sessions(("D", 1, None)))) == []
+    assert forty_days_later() == 0
+    start = (datetime.now(UTC) - timedelta(days=40)).isoformat()
+    pipeline.configure(source=pipeline.config["source"] | {"start_after": start})
+    assert pipeline.clean("reconcile")["reconcile"]["missing"] == 1, "newer than that"
+    pipeline.sql("DELETE FROM cdc_processed_files")
+    assert forty_days_later() == 1
 
 
 def test_without_a_task_all_run(pipeline: Pipeline) -> None:

@@ -10,11 +10,11 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from firebolt_cdc import apply, loader
+from firebolt_cdc import apply, cli, loader
 from firebolt_cdc.errors import GoneError, PermanentError
 from firebolt_cdc.ledger import ANEW
 from firebolt_cdc.storage import Storage
-from support import Context, Pipeline, parquet, sessions, table_config
+from support import PREFIX, Command, Context, Pipeline, parquet, sessions, table_config
 
 Logs = Callable[[], list[dict[str, Any]]]
 CHANGES = "fair/sessions/2024/11/24/20241124-123456.parquet"
@@ -339,3 +339,99 @@ def test_an_operation_that_is_no_utf8_is_named_by_its_row(pipeline: Pipeline) ->
     [(status, failure, message)] = pipeline.sql("SELECT status, error_class, error_message FROM cdc_processed_files")
     assert (status, failure) == ("failed", "permanent")
     assert "row 1 has text in the column 'Op' that is not UTF-8" in message
+
+
+LATER = "fair/sessions/2024/11/25/20241125-{}.parquet"
+TABLES = "SELECT table_name FROM information_schema.tables WHERE table_name IN ('sessions', 'fair__new')"
+HELD = "SELECT error_message FROM cdc_processed_files WHERE status = 'pending' AND error_class = 'held'"
+
+
+@pytest.fixture
+def filled(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two loads of the sessions table; the second finds its target without a question to `cdc_applied`."""
+    pipeline.deliver(pipeline.put("fair/sessions/LOAD00000001.parquet", sessions(("I", 1, "ann"), ("I", 2, "bob"))))
+    time.sleep(1.1)
+    with monkeypatch.context() as patch:
+        patch.delattr(loader.Worker, "_was_filled")
+        pipeline.deliver(pipeline.put(CHANGES, sessions(("U", 1, "ann2"))))
+    assert target(pipeline) == [[1, "ann2"], [2, "bob"]]
+
+
+@pytest.mark.usefixtures("filled")
+@pytest.mark.parametrize("missing_table", ["create", "fail"])
+def test_a_target_that_is_lost_is_filled_anew_from_all_files(
+    pipeline: Pipeline, command: Command, missing_table: str
+) -> None:
+    listed = table_config("sessions", ["sid"], missing_table=missing_table)
+    pipeline.configure(tables=pipeline.config["tables"] | {"fair/sessions": listed})
+    pipeline.sql("DROP TABLE sessions")
+    files = [pipeline.put(LATER.format(n), sessions(("I", n, "new"))) for n in (3, 4)]
+    other = pipeline.put("fair/events/20241125-1.parquet", sessions(("I", 9, "e")))
+    assert pipeline.deliver(*files, other) == []
+    assert pipeline.deliver(pipeline.put(LATER.format(5), b"not looked into")) == []
+    assert pipeline.sql(TABLES) == [], "a new one would hold the newest changes only"
+    assert pipeline.ledger()["fair/events/20241125-1.parquet"] == ("completed", None)
+    messages = [row[0] for row in pipeline.sql(HELD)]
+    assert len(messages) == 3
+    assert all("run firebolt-cdc reload sessions --everything" in said for said in messages)
+    assert pipeline.clean("sweep")["sweep"]["requeued"] == 0, "it waits for a decision"
+    assert pipeline.clean("reconcile")["reconcile"]["missing"] == 0
+    assert pipeline.take(pipeline.dlq) == []
+    pipeline.s3.delete_object(Bucket=pipeline.bucket, Key=PREFIX + LATER.format(5))
+    command(cli.reload, "sessions", everything=True, yes=True)
+    assert target(pipeline) == [[1, "ann2"], [2, "bob"], [3, "new"], [4, "new"]]
+    assert [pipeline.ledger()[LATER.format(n)] for n in (3, 4)] == [("completed", None)] * 2
+    assert pipeline.deliver(pipeline.put(LATER.format(6), sessions(("D", 3, None)))) == []
+    assert target(pipeline) == [[1, "ann2"], [2, "bob"], [4, "new"]]
+
+
+@pytest.mark.usefixtures("filled")
+def test_a_target_that_is_restored_takes_what_was_held(pipeline: Pipeline, command: Command) -> None:
+    pipeline.sql("ALTER TABLE sessions RENAME TO aside")
+    pipeline.deliver(pipeline.put(LATER.format(3), sessions(("I", 3, "new"))))
+    pipeline.sql("ALTER TABLE aside RENAME TO sessions")
+    pipeline.deliver(pipeline.put(LATER.format(4), sessions(("I", 4, "new"))))
+    assert target(pipeline) == [[1, "ann2"], [2, "bob"], [4, "new"]], "it goes on by itself"
+    command(cli.retry, [LATER.format(3)], yes=True)
+    pipeline.drain()
+    assert target(pipeline) == [[1, "ann2"], [2, "bob"], [3, "new"], [4, "new"]]
+
+
+@pytest.mark.usefixtures("filled")
+def test_a_file_that_a_person_asks_for_makes_a_lost_target_anew(pipeline: Pipeline, command: Command) -> None:
+    pipeline.sql("DROP TABLE sessions")
+    events = [pipeline.put(LATER.format(n), sessions(("I", n, "new"))) for n in (3, 4)]
+    pipeline.deliver(*events)
+    command(cli.retry, [LATER.format(4)], yes=True)
+    pipeline.take(pipeline.queue)
+    pipeline.deliver(*events)
+    assert target(pipeline) == [[4, "new"]]
+    assert pipeline.ledger()[LATER.format(3)] == ("pending", "held")
+
+
+def test_a_target_into_which_nothing_was_loaded_is_made(pipeline: Pipeline, command: Command) -> None:
+    """What was settled is not in the target because of a load."""
+    pipeline.deliver(pipeline.put(CHANGES, b"junk"))
+    command(cli.settle, [CHANGES], reason="unwanted", yes=True)
+    pipeline.deliver(pipeline.put(LATER.format(3), sessions(("I", 3, "new"))))
+    assert target(pipeline) == [[3, "new"]]
+
+
+def test_the_lost_target_of_an_unlisted_table_is_not_made_anew_by_itself(pipeline: Pipeline, command: Command) -> None:
+    name = "fair/new/20241124-{}.parquet"
+    pipeline.configure(unlisted_tables="append")
+    pipeline.deliver(pipeline.put(name.format(1), sessions(("I", 1, "a"))))
+    pipeline.sql("DROP TABLE fair__new")
+    pipeline.deliver(
+        pipeline.put(name.format(2), sessions(("I", 2, "b"))),
+        pipeline.put("fair/newer/20241124-1.parquet", sessions(("I", 1, "a"))),
+    )
+    assert pipeline.sql(TABLES) == []
+    assert pipeline.sql('SELECT "sid" FROM fair__newer') == [[1]], "another table under the shared turn"
+    [[said]] = pipeline.sql(HELD)
+    assert "list the table in `tables` and apply, then run firebolt-cdc reload TABLE --everything" in said
+    pipeline.configure(tables=pipeline.config["tables"] | {"fair/new": table_config("fair__new")})
+    pipeline.migrate()
+    command(cli.reload, "fair/new", everything=True, yes=True)
+    assert pipeline.sql('SELECT "sid" FROM fair__new ORDER BY 1') == [[1], [2]]
+    assert pipeline.ledger()[name.format(2)] == ("completed", None)

@@ -228,6 +228,28 @@ def test_a_target_that_was_dropped_is_made_anew_with_the_types_of_the_files(
     assert columns["sid"] == "NO"
 
 
+@pytest.mark.parametrize("again", [1, 3])
+def test_a_new_full_load_of_a_target_that_is_lost_is_reloaded_without_everything(
+    pipeline: Pipeline, again: int
+) -> None:
+    pipeline.deliver(pipeline.put(LOAD.format(1), full((1, "ann"))))
+    pipeline.deliver(pipeline.put(CHANGE.format("100000"), sessions(("I", 2, "bob"))))
+    later()
+    pipeline.sql("ALTER TABLE sessions RENAME TO sessions_before")
+    pipeline.deliver(pipeline.put(LOAD.format(again), full((1, "ann3"))))
+    later()
+    pipeline.deliver(pipeline.put(CHANGE.format("110000"), sessions(("I", 3, "cy"))))
+    said = dict(pipeline.sql("SELECT file_key, error_message FROM cdc_processed_files WHERE error_class = 'held'"))
+    assert set(said) == {LOAD.format(again), CHANGE.format("110000")}
+    assert "run firebolt-cdc reload sessions. " in said[LOAD.format(again)]
+    assert "without --everything where DMS has loaded the table anew" in said[CHANGE.format("110000")]
+    with pytest.raises(PermanentError, match="reload without --everything"):
+        carry_out(pipeline, everything=True)
+    carry_out(pipeline)
+    assert target(pipeline) == [[1, "ann3"], [3, "cy"]]
+    assert pipeline.sql("SELECT COUNT(*) FROM cdc_processed_files WHERE status <> 'completed'") == [[0]]
+
+
 def test_columns_that_the_files_lack_get_their_defaults_in_a_reload_too(
     pipeline: Pipeline, reloaded: dict[str, dict[str, Any]]
 ) -> None:

@@ -3,10 +3,20 @@
 from __future__ import annotations
 
 import pytest
-from botocore.exceptions import ClientError
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+    ConnectionClosedError,
+    ConnectTimeoutError,
+    EndpointConnectionError,
+    IncompleteReadError,
+    NoCredentialsError,
+    ReadTimeoutError,
+    ResponseStreamingError,
+)
 from firebolt.utils.exception import FireboltError
 
-from firebolt_cdc.errors import FailureClass, PermanentError, aws_error, engine_error, redact
+from firebolt_cdc.errors import FailureClass, OutageError, PermanentError, aws_error, engine_error, redact
 
 
 def test_a_message_is_one_line_of_characters_that_sqs_takes() -> None:
@@ -42,3 +52,38 @@ def test_an_archived_object_is_told_as_such() -> None:
     error = aws_error(ClientError(answer, "GetObject"), "reading s3://b/k")  # type: ignore[arg-type]
     assert isinstance(error, PermanentError)
     assert "archive" in str(error)
+
+
+def refusal(code: str, status: int) -> ClientError:
+    answer = {"Error": {"Code": code}, "ResponseMetadata": {"HTTPStatusCode": status}}
+    return ClientError(answer, "HeadObject")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("error", "outage"),
+    [
+        (EndpointConnectionError(endpoint_url="u"), True),
+        (ConnectTimeoutError(endpoint_url="u"), True),
+        (ConnectionClosedError(endpoint_url="u"), True),
+        (ReadTimeoutError(endpoint_url="u"), True),
+        (ResponseStreamingError(error="cut off"), True),
+        (IncompleteReadError(actual_bytes=1, expected_bytes=2), True),
+        (refusal("503", 503), True),
+        (refusal("InternalError", 500), True),
+        (refusal("SlowDown", 503), True),
+        (refusal("ThrottlingException", 400), True),
+        (refusal("KMS.ThrottlingException", 400), True),
+        (refusal("RequestLimitExceeded", 400), True),
+        (refusal("429", 429), True),
+        (refusal("AccessDenied", 403), False),
+        (refusal("NoSuchBucket", 404), False),
+        (refusal("InvalidRange", 416), False),
+        (refusal("400", 400), False),
+        (NoCredentialsError(), False),
+    ],
+)
+def test_an_outage_of_aws_is_told_from_what_it_refuses(error: BotoCoreError | ClientError, outage: bool) -> None:
+    """An outage costs no attempt: what is none, and comes each time, would be tried for ever."""
+    classified = aws_error(error, "looking up s3://b/k")
+    assert isinstance(classified, OutageError) is outage
+    assert classified.failure_class is FailureClass.TRANSIENT
