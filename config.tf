@@ -111,15 +111,22 @@ resource "aws_s3_object" "config" {
   content      = jsonencode(local.config)
   content_type = "application/json"
 
-  # Said outright: left out, the provider keeps what a former configuration had, and its key for ever.
+  # Said outright: where they are left out, the provider keeps what a former configuration had, and its key for ever. It can
+  # change a key, and not take one off an object that it has in its state (docs/upgrade.md has the way).
   server_side_encryption = var.encryption == null ? "AES256" : "aws:kms"
-  kms_key_id             = var.encryption == null ? "" : var.encryption.kms_key_arn
-  bucket_key_enabled     = var.encryption != null
+  kms_key_id             = var.encryption == null ? null : var.encryption.kms_key_arn
+  bucket_key_enabled     = var.encryption == null ? false : null
 
   # An S3 object can carry ten tags, fewer than a provider's default tags may hold.
   override_provider {
     default_tags {
       tags = {}
     }
+  }
+
+  # In another bucket it is another object: functions read the old one until PROD points to a version that reads the new.
+  # Never replace it in the same bucket (-replace): its old self would take all versions of the key along.
+  lifecycle {
+    create_before_destroy = true
   }
 }

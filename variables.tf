@@ -610,7 +610,7 @@ variable "migrations" {
   description = <<-EOT
     The migrate function.
 
-    - `run_on_apply`: whether `terraform apply` runs the SQL migrations (and seeds the table map) whenever the package, the migrations or the configuration change. With `false`, invoke the migrate function in your pipeline before the loader is used, as `firebolt-cdc migrate --yes` does.
+    - `run_on_apply`: whether `terraform apply` runs the SQL migrations (and seeds the table map) whenever the package, the migrations or the configuration change. With `false`, the apply moves PROD at once: set `live_version` with it (for a first apply, `loader.paused`) until your pipeline has invoked the migrate function, as `firebolt-cdc migrate --yes` does.
     - `memory_mb`: a ledger made by hand is adopted with the listing of the whole source in memory (docs/upgrade.md).
   EOT
   type = object({
