@@ -51,6 +51,7 @@ module "firebolt_cdc" {
     timeout_seconds         = 60
   }
 
+  live_version  = var.live_version
   package_path  = var.package_path
   module_bucket = { force_destroy = true }
   security      = { enforce_tls = false }

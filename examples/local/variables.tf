@@ -59,3 +59,9 @@ variable "loader_timeout_seconds" {
   type        = number
   default     = 60
 }
+
+variable "live_version" {
+  description = "The loader's version that the alias PROD points to; null is the newest."
+  type        = number
+  default     = null
+}

@@ -18,11 +18,22 @@ CHAOS_TABLES = 5  # of test_chaos
 
 
 @pytest.fixture(scope="session")
-def pipeline() -> Iterator[Pipeline]:
-    found_running = local.ENV.exists() and local.EMULATOR.running() and local.STANDIN.running()
+def found_running() -> bool:
+    """Whether somebody had started the stack before the tests."""
+    return local.ENV.exists() and local.EMULATOR.running() and local.STANDIN.running()
+
+
+@pytest.fixture(scope="session")
+def applied(found_running: bool) -> dict[str, str]:
+    """The variables of examples/local with which the stack was applied."""
+    return {} if found_running else variables(CHAOS_TABLES)
+
+
+@pytest.fixture(scope="session")
+def pipeline(found_running: bool, applied: dict[str, str]) -> Iterator[Pipeline]:
     try:
         if not found_running:
-            local.up(variables=variables(CHAOS_TABLES))
+            local.up(variables=applied)
         with Pipeline() as pipeline:
             yield pipeline
     finally:

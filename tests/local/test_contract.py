@@ -12,11 +12,12 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from stack import data
+from stack import data, local
 from stack.pipeline import Pipeline
 from stack.service import StackError, wait_for
 
@@ -358,6 +359,47 @@ def test_a_key_with_newlines_is_loaded_by_its_event(pipeline: Pipeline) -> None:
     assert sessions_of(pipeline, sid) == 1
     known = pipeline.load_by_hand(key)
     assert json.loads(known["body"]) == {"message": "File already processed", "file_key": key, "status": "completed"}
+
+
+def test_row_15_the_alias_moves_back_by_hand_and_by_live_version(
+    pipeline: Pipeline, applied: dict[str, str], tmp_path: Path
+) -> None:
+    lambda_: Any = local.client("lambda")
+    name = pipeline.env["LOADER_FUNCTION"]
+
+    def live() -> str:
+        return str(lambda_.get_alias(FunctionName=name, Name="PROD")["FunctionVersion"])
+
+    def terraform(*arguments: str, allowed: tuple[int, ...] = (0,), **more: str) -> int:
+        tool = local.terraform(applied | more)
+        return tool.run(*arguments, "-input=false", "-no-color", log=tmp_path / "terraform.log", allowed=allowed)
+
+    older, memory = live(), {"loader_memory_mb": "2112"}
+    try:
+        terraform("apply", "-auto-approve", **memory)
+        assert int(live()) > int(older)
+
+        lambda_.update_alias(FunctionName=name, Name="PROD", FunctionVersion=older)  # the guide's command
+        plan = tmp_path / "plan"
+        assert terraform("plan", "-detailed-exitcode", f"-out={plan}", allowed=(0, 2), **memory) == 2
+        tool = local.terraform()
+        shown = subprocess.run(
+            ["terraform", "show", "-json", str(plan)], cwd=tool.directory, env=tool.env, check=True, capture_output=True
+        )
+        changes = json.loads(shown.stdout)["resource_changes"]
+        changed = [c["address"] for c in changes if c["change"]["actions"] != ["no-op"]]
+        assert changed == ["module.firebolt_cdc.module.loader.aws_lambda_alias.prod"]
+
+        asked = {**memory, "live_version": older}
+        assert terraform("plan", "-detailed-exitcode", allowed=(0, 2), **asked) == 0
+        assert lambda_.get_function_configuration(FunctionName=name, Qualifier="PROD")["MemorySize"] == 2048
+        body, sid = session_file()
+        key = pipeline.put(new_key(), body)
+        assert pipeline.wait_for([key], 240)[key][0] == "completed"
+        assert sessions_of(pipeline, sid) == 1
+    finally:
+        terraform("apply", "-auto-approve")
+    assert live() != older
 
 
 def test_row_17_the_log_group_has_the_guides_name_and_a_retention(pipeline: Pipeline) -> None:
