@@ -36,6 +36,11 @@ from firebolt_cdc.sql import marks
 
 T = TypeVar("T")
 
+UNWANTED = tuple(f"settled-{c}" for c in (FailureClass.PERMANENT, FailureClass.GONE, FailureClass.TRANSIENT))
+"""What `cdc_applied` has instead of the name of a load, for files that had failed and were settled by hand."""
+SETTLED = (*UNWANTED, f"settled-{FailureClass.HELD}")
+"""The same, with files that were held: what is in the target of them, if anything, a person knows."""
+
 CONFLICT_PAUSE_SECONDS = (0.05, 2.0)
 """First and longest pause before a lost commit race is run again; each is drawn at random up to its bound."""
 
@@ -555,12 +560,17 @@ def read_earlier(tx: Transaction, files: Sequence[SourceFile], generations: dict
 
 
 def read_reloads(tx: Transaction, files: Sequence[SourceFile], generations: dict[FileVersion, int]) -> set[FileVersion]:
-    """Which of these full-load files have a key that was applied with another etag."""
+    """Which of these full-load files have a key that was applied with another etag.
+
+    A version that had failed and was settled is not: nothing of it is in the target.
+    """
     if not files:
         return set()
     keys = [file.version.key_id for file in files]
     found = tx.execute(
-        f"SELECT key_id, file_id, target_table, generation FROM cdc_applied WHERE key_id IN ({marks(keys)})", keys
+        f"SELECT key_id, file_id, target_table, generation FROM cdc_applied WHERE key_id IN ({marks(keys)}) "
+        f"AND load_id NOT IN ({marks(UNWANTED)})",
+        [*keys, *UNWANTED],
     )
     lines = [(str(r[0]), str(r[1]), str(r[2]), int(r[3])) for r in found]
     return {

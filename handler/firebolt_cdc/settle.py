@@ -21,9 +21,6 @@ from firebolt_cdc.files import FileVersion, Kind, SourceFile, identify
 from firebolt_cdc.ledger import with_conflict_retries
 from firebolt_cdc.sql import marks
 
-UNWANTED = tuple(f"settled-{c}" for c in (FailureClass.PERMANENT, FailureClass.GONE, FailureClass.TRANSIENT))
-"""What `cdc_applied` has instead of the name of a load, for files that had failed; `settled-held` for held ones."""
-
 
 @dataclass(frozen=True)
 class Unsettled:
