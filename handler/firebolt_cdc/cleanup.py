@@ -36,7 +36,7 @@ from firebolt_cdc.errors import CdcError, FailureClass, PermanentError
 from firebolt_cdc.events import Origin
 from firebolt_cdc.files import FileVersion, Kind, SkippedError, SourceFile, identify, is_of_listed
 from firebolt_cdc.ledger import with_conflict_retries
-from firebolt_cdc.plan import NothingToReloadError
+from firebolt_cdc.plan import NothingToReloadError, UndecidedError
 from firebolt_cdc.protocol import SweepAction
 from firebolt_cdc.queues import Queues
 from firebolt_cdc.reload import Reload, drop_shadows
@@ -495,11 +495,13 @@ class Cleanup:
     def reload(self) -> dict[str, int]:
         """Carry out held reloads of tables with `reload = "auto"`. What time cuts off goes on at the next run.
 
+        What only a person can decide (`Plan.doubt`) stays held, and alarmed by that.
+
         Raises:
             CdcError: a reload failed; the others were tried all the same.
         """
         held = self._held_full_loads() if any(t.reload is Reloads.AUTO for t in self._config.tables.values()) else set()
-        counts = {"reloaded": 0, "still_written": 0}
+        counts = {"reloaded": 0, "still_written": 0, "undecided": 0}
         failures: list[CdcError] = []
         for table in self._config.tables.values():
             if table.reload is Reloads.AUTO and table.target in held:
@@ -507,6 +509,9 @@ class Cleanup:
                     counts[self._reload(table)] += 1
                 except NothingToReloadError:
                     continue  # held for another reason
+                except UndecidedError as error:
+                    logger.warning("the reload waits for a person", table=table.target, reason=str(error))
+                    counts["undecided"] += 1
                 except CdcError as error:
                     logger.error("the reload failed", table=table.target, error=str(error))
                     failures.append(error)

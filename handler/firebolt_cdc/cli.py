@@ -44,6 +44,8 @@ from firebolt_cdc.whereabouts import Holding, Whereabouts
 
 LAMBDA_SECONDS = 910
 """How long an answer of a function may take: botocore's minute would end the wait, and then invoke it again."""
+NEWEST = 5
+"""How many of the changes that a reload supersedes its dry run names."""
 app = typer.Typer(
     pretty_exceptions_enable=False,
     no_args_is_help=True,
@@ -315,11 +317,25 @@ def reload(
     allow_gone: Annotated[
         bool, typer.Option("--allow-gone", help="Go on although files that were applied are no longer in S3.")
     ] = False,
+    same_task: Annotated[
+        bool,
+        typer.Option(
+            "--same-task",
+            help="Of a table without another full load: the DMS task that wrote the older changes has loaded it anew.",
+        ),
+    ] = False,
+    drop_older_full_load: Annotated[
+        bool,
+        typer.Option("--drop-older-full-load", help="The new full load is whole without the older full-load files."),
+    ] = False,
     max_duration: Annotated[str, typer.Option(help="How long it may take, and hold the table: 30m, 2h.")] = "1h",
     yes: Annotated[bool, typer.Option("--yes", help="Do it; without, only show what would be done.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Begin a table anew: from the full load that DMS wrote again, and every change since. A dry run unless --yes.
+
+    Changes that are older than the new full load are left out: right if the task that wrote them wrote it too, wrong if
+    another task read it meanwhile. Compare the newest of them, which the dry run shows, with its start.
 
     Readers see the old rows until the new ones replace them all at once. Interrupted, it goes on where it stopped.
     """
@@ -328,11 +344,14 @@ def reload(
     pipeline = _pipeline(function, here.seconds)
     work = Reload.of(pipeline.config, pipeline.engine, pipeline.deadline, here)
     plan = work.plan(table, everything=everything)
+    doubt = plan.doubt(same_task=same_task, drop_older_full_load=drop_older_full_load)
     if not as_json:
         _print_plan(plan)
     if not yes:
         if as_json:
-            console.print_json(json.dumps({"would_reload": _described(plan)}))
+            console.print_json(json.dumps({"would_reload": _described(plan) | {"undecided": doubt}}))
+        elif doubt:
+            console.print(f"Nothing was changed, and --yes is refused as it is: {escape(_visible(doubt))}")
         else:
             console.print("Nothing was changed; add --yes to reload.")
         return
@@ -342,6 +361,8 @@ def reload(
         result = work.run(
             plan,
             allow_gone=allow_gone,
+            same_task=same_task,
+            drop_older_full_load=drop_older_full_load,
             progress=lambda done, total: bar.update(task, completed=done, total=total),
         )
     if as_json:
@@ -354,12 +375,24 @@ def reload(
 
 
 def _print_plan(plan: Plan) -> None:
-    rows = [(name, str(value)) for name, value in _described(plan).items() if name != "left_out"]
+    described = _described(plan)
+    rows = [(name, str(value)) for name, value in described.items() if not isinstance(value, (dict, list))]
     _print(rows, f"Reload of {plan.source_table}", ("", ""))
+    _print(
+        [tuple(change.values()) for change in described["newest_superseded_changes"]],
+        "Changes that it takes the full load to hold, the newest",
+        ("file", "modified", "applied", "seconds before the full load"),
+    )
+    _print(
+        [(name,) for name in described["superseded_full_load_files"]],
+        "Full-load files of the present rows that the new ones would lack",
+        ("file",),
+    )
     _print(list(plan.left_out.items()), "Left out: failed for good (retry them first, if they matter)", ("file", "why"))
 
 
 def _described(plan: Plan) -> dict[str, Any]:
+    moments = [change.modified for change in plan.older_changes if change.modified is not None]
     return {
         "table": plan.source_table,
         "target": plan.table.target,
@@ -370,6 +403,20 @@ def _described(plan: Plan) -> dict[str, Any]:
         "bytes": sum(item.info.size_bytes for item in plan.items),
         "already_filled": len(plan.items) - len(plan.rest),
         "superseded_files": len(plan.superseded),
+        "superseded_changes_applied": sum(change.applied for change in plan.older_changes),
+        "superseded_changes_not_applied": sum(not change.applied for change in plan.older_changes),
+        "superseded_changes_from": min(moments).isoformat() if moments else None,
+        "superseded_changes_to": max(moments).isoformat() if moments else None,
+        "newest_superseded_changes": [
+            {
+                "file": change.file_key,
+                "modified": change.modified.isoformat() if change.modified else None,
+                "applied": change.applied,
+                "seconds_before": (plan.starts - change.modified).total_seconds() if change.modified else None,
+            }
+            for change in plan.older_changes[: -NEWEST - 1 : -1]
+        ],
+        "superseded_full_load_files": [item.file.file_key for item in plan.older_full],
         "left_out": plan.left_out,
     }
 

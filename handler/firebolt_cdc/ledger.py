@@ -36,6 +36,13 @@ from firebolt_cdc.sql import marks
 
 T = TypeVar("T")
 
+SETTLED_LOAD = "settled-"
+"""With the class of the failure behind it, what `cdc_applied` has of a file that was settled by hand (`settle`)."""
+UNWANTED = tuple(f"{SETTLED_LOAD}{c}" for c in FailureClass if c is not FailureClass.HELD)
+"""Those of files that had failed: nothing of them is in the target, and no reload takes them up again."""
+SETTLED = tuple(f"{SETTLED_LOAD}{c}" for c in FailureClass)
+"""Those of files of every class."""
+
 CONFLICT_PAUSE_SECONDS = (0.05, 2.0)
 """First and longest pause before a lost commit race is run again; each is drawn at random up to its bound."""
 
@@ -574,12 +581,17 @@ def read_earlier(tx: Transaction, files: Sequence[SourceFile], generations: dict
 
 
 def read_reloads(tx: Transaction, files: Sequence[SourceFile], generations: dict[FileVersion, int]) -> set[FileVersion]:
-    """Which of these full-load files have a key that was applied with another etag."""
+    """Which of these full-load files have a key that was applied with another etag.
+
+    A version that had failed and was settled is not: nothing of it is in the target.
+    """
     if not files:
         return set()
     keys = [file.version.key_id for file in files]
     found = tx.execute(
-        f"SELECT key_id, file_id, target_table, generation FROM cdc_applied WHERE key_id IN ({marks(keys)})", keys
+        f"SELECT key_id, file_id, target_table, generation FROM cdc_applied WHERE key_id IN ({marks(keys)}) "
+        f"AND load_id NOT IN ({marks(UNWANTED)})",
+        [*keys, *UNWANTED],
     )
     lines = [(str(r[0]), str(r[1]), str(r[2]), int(r[3])) for r in found]
     return {

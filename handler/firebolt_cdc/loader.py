@@ -59,12 +59,11 @@ from firebolt_cdc.errors import (
 )
 from firebolt_cdc.events import Delivery, Origin
 from firebolt_cdc.files import FileVersion, Kind, SkippedError, SourceFile
-from firebolt_cdc.ledger import Candidate, Claimed, Ledger
+from firebolt_cdc.ledger import SETTLED, Candidate, Claimed, Ledger
 from firebolt_cdc.parquet import TooLargeError, room_bytes
 from firebolt_cdc.protocol import RELOADED, Status, Verdict, target_lost, way_out
 from firebolt_cdc.queues import Queues, bodies
 from firebolt_cdc.schema import CHANGE_LENGTH, RESERVED, Column, add_column
-from firebolt_cdc.settle import SETTLED
 from firebolt_cdc.sql import marks
 from firebolt_cdc.stage import Counts, Prepared, prepare
 from firebolt_cdc.storage import ObjectInfo, Storage
@@ -464,10 +463,21 @@ class Worker:
             return
         first = self._first_change(c)
         if first is not None and first < info.last_modified:
+            anew = self._holds_full_load(c)
             raise HeldError(
-                f"{RELOADED}: the full-load file {c.file.file_key} ({info.last_modified}) is newer than the table's "
-                f"first change ({first}). {way_out(c.file.target if c.file.listed else None)}"
+                f"{RELOADED if anew else 'A full load came after changes, and no other one is loaded'}: the full-load "
+                f"file {c.file.file_key} ({info.last_modified}) is newer than the table's first change ({first}). "
+                f"{way_out(c.file.target if c.file.listed else None, first=not anew)}"
             )
+
+    def _holds_full_load(self, c: Claimed) -> bool:
+        """Whether the table's generation holds a full load, what was settled by hand aside."""
+        found = self.engine.query(
+            "SELECT 1 FROM cdc_applied WHERE target_table = ? AND generation = ? AND kind = ? "
+            f"AND load_id NOT IN ({marks(SETTLED)}) LIMIT 1",
+            [c.file.target, c.generation, Kind.FULL, *SETTLED],
+        )
+        return bool(found)
 
     def _first_change(self, c: Claimed) -> datetime | None:
         """When the first change of the table's generation was written, by what is applied and by what lies in S3."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -11,8 +11,9 @@ from firebolt_cdc.config import RELOAD_MARK, Config, Table
 from firebolt_cdc.engine import Engine
 from firebolt_cdc.errors import FailureClass, PermanentError
 from firebolt_cdc.files import Kind, SourceFile
+from firebolt_cdc.ledger import SETTLED, UNWANTED
 from firebolt_cdc.migrations import tables
-from firebolt_cdc.settle import UNWANTED
+from firebolt_cdc.protocol import way_out
 from firebolt_cdc.sql import marks
 from firebolt_cdc.storage import ObjectInfo, Storage
 
@@ -23,6 +24,27 @@ class Item:
 
     file: SourceFile
     info: ObjectInfo
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line of `cdc_applied` of the table's present generation."""
+
+    file_id: str
+    key_id: str
+    kind: str
+    file_key: str
+    modified: datetime | None
+    load_id: str
+
+
+@dataclass(frozen=True)
+class OlderChange:
+    """A change file of the present generation that is older than the new full load."""
+
+    file_key: str
+    modified: datetime | None
+    applied: bool
 
 
 @dataclass(frozen=True)
@@ -49,6 +71,12 @@ class Plan:
     """Changes that failed for good, with why: they are in neither generation. No part of a full load is left out."""
     settled: tuple[Item, ...]
     """Those of them that an operator settled: they stay so in the new generation."""
+    first: bool
+    """Whether the present generation holds no other full load, so that the new one may be the table's first."""
+    older_full: tuple[Item, ...]
+    """Full-load files of the present generation that lie in S3 as they were and are not of the new full load."""
+    older_changes: tuple[OlderChange, ...]
+    """What the new full load is taken to hold already, oldest first; also where it is gone from S3."""
 
     @property
     def items(self) -> tuple[Item, ...]:
@@ -59,6 +87,33 @@ class Plan:
     def rest(self) -> list[Item]:
         """What is still to be filled in."""
         return [item for item in self.items if item.file.applied_id(self.generation) not in self.done]
+
+    def doubt(self, *, same_task: bool, drop_older_full_load: bool) -> str | None:
+        """Why only a person can say whether this reload loses nothing; None if it is not in doubt.
+
+        Args:
+            same_task: the person says that the full load holds the older changes, because the task that wrote them
+                has loaded the table anew.
+            drop_older_full_load: the person says that the new full load is whole without the older files.
+        """
+        doubts = []
+        if self.first and not same_task:
+            doubts.append(
+                f"no other full load of it is loaded, and {len(self.older_changes)} change files are older than this "
+                f"one. {way_out(self.table.target, first=True)}"
+            )
+        if self.older_full and not drop_older_full_load:
+            doubts.append(
+                f"{len(self.older_full)} full-load files of the present rows lie in S3 as they were, and the new rows "
+                f"would lack them: {_names(self.older_full)}. If DMS is still writing the new full load: wait. If it "
+                "has fewer files than the one before: --drop-older-full-load. If all of them are of one full load: "
+                f"firebolt-cdc retry --class held --table {self.table.target} --yes loads the rest beneath the changes."
+            )
+        return f"{self.table.target}: {' Besides, '.join(doubts)}" if doubts else None
+
+
+def _names(items: Sequence[Item]) -> str:
+    return ", ".join([*(item.file.file_key for item in items[:5]), *(["…"] if len(items) > 5 else [])])
 
 
 def find_table(config: Config, name: str) -> tuple[str, Table]:
@@ -71,6 +126,10 @@ def find_table(config: Config, name: str) -> tuple[str, Table]:
         if name in (source, table.target):
             return source, table
     raise PermanentError(f"{name} is neither a source table nor a target of the table map: list it first")
+
+
+class UndecidedError(PermanentError):
+    """A person has to say what a full load is before the table is reloaded from it; see `Plan.doubt`."""
 
 
 class NothingToReloadError(PermanentError):
@@ -107,15 +166,17 @@ class Planner:
             if item.file.kind is Kind.CHANGE and item.file.version.file_id in failed
         }
         after = self._config.source.start_after
-        held = self._applied("target_table = ? AND generation = ?", [table.target, current], "file_id")
+        lines = self._lines(table, current)
+        applied = {line.file_id for line in lines}
         mine = [
             item
             for item in listed
             if (since is None or item.info.last_modified >= since)
-            and (after is None or item.info.last_modified > after or item.file.version.file_id in held)
+            and (after is None or item.info.last_modified > after or item.file.version.file_id in applied)
         ]
-        starts = self._new_full_load(table, current, mine)
-        if everything and starts is not None:
+        starts = _new_full_load(lines, mine)
+        first = starts is not None and not _holds_another(lines, [i for i in mine if i.info.last_modified >= starts])
+        if everything and starts is not None and not first:
             raise PermanentError(
                 f"{table.target}: S3 holds a full load that is newer than the table's first change ({starts}): what is "
                 "older is part of it; reload without --everything"
@@ -145,6 +206,15 @@ class Planner:
             tuple(item for item in listed if item.info.last_modified < starts),
             {item.file.file_key: left_out[v] for item in listed if (v := item.file.version) in left_out},
             tuple(item for item in mine if item.file.version in left_out and item.file.version.file_id in settled),
+            first and not everything,
+            tuple(
+                item
+                for item in mine
+                if item.file.kind is Kind.FULL
+                and item.info.last_modified < starts
+                and item.file.version.file_id not in settled
+            ),
+            tuple(_older_changes(lines, mine, starts)),
         )
 
     def _current(self, table: Table) -> tuple[int, datetime | None]:
@@ -157,43 +227,13 @@ class Planner:
         generation = int(rows[0][1])
         return generation, rows[0][2] if generation > 1 else None
 
-    def _new_full_load(self, table: Table, current: int, mine: Sequence[Item]) -> datetime | None:
-        """When a full load began that is not of the present generation.
-
-        Its files were written after the first change, or over files that were applied (also with the same content).
-        What is merely not loaded yet is none; nor is what is loaded (the operator had it merged), unless the rest of
-        the same full load is there too: that is, with no change between.
-        """
+    def _lines(self, table: Table, current: int) -> list[Line]:
         rows = self._engine.query(
-            "SELECT file_id, key_id, kind, file_modified_at FROM cdc_applied WHERE target_table = ? AND generation = ?",
+            "SELECT file_id, key_id, kind, file_key, file_modified_at, load_id FROM cdc_applied "
+            "WHERE target_table = ? AND generation = ?",
             [table.target, current],
         )
-        applied = {str(row[0]): row[3] for row in rows}
-        written: dict[str, list[tuple[str, datetime | None]]] = {}
-        for file_id, key_id, kind, modified in rows:
-            if kind == Kind.FULL:
-                written.setdefault(str(key_id), []).append((str(file_id), modified))
-        changed = [row[3] for row in rows if row[2] == Kind.CHANGE and row[3] is not None]
-        changed += [item.info.last_modified for item in mine if item.file.kind is Kind.CHANGE]
-        first = min(changed, default=None)
-
-        def is_loaded(item: Item) -> bool:
-            file_id = item.file.version.file_id
-            return file_id in applied and (applied[file_id] is None or applied[file_id] >= item.info.last_modified)
-
-        def is_other(item: Item) -> bool:
-            version, modified = item.file.version, item.info.last_modified
-            over = written.get(version.key_id, [])
-            return (first is not None and modified > first) or any(
-                file_id != version.file_id or (before is not None and before < modified) for file_id, before in over
-            )
-
-        other = [item for item in mine if item.file.kind is Kind.FULL and is_other(item)]
-        starts = min((item.info.last_modified for item in other if not is_loaded(item)), default=None)
-        if starts is None:
-            return None
-        last = max((moment for moment in changed if moment < starts), default=None)
-        return min(item.info.last_modified for item in other if last is None or item.info.last_modified > last)
+        return [Line(str(r[0]), str(r[1]), str(r[2]), str(r[3]), r[4], str(r[5])) for r in rows]
 
     def _listed(self, source_table: str, table: Table) -> Iterator[Item]:
         for info in self._storage.listing(files.folder(self._config, source_table)):
@@ -257,3 +297,72 @@ class Planner:
         while (shadow := f"{table.target}{RELOAD_MARK}{generation}") in present:
             generation += 1
         return generation, shadow, False
+
+
+def _new_full_load(lines: Sequence[Line], mine: Sequence[Item]) -> datetime | None:
+    """When a full load began that is not of the present generation.
+
+    Its files were written after the first change, or over files that were applied (also with the same content).
+    What is merely not loaded yet is none; nor is what is loaded (the operator had it merged), unless the rest of
+    the same full load is there too: that is, with no change between.
+    """
+    written: dict[str, list[Line]] = {}
+    for line in lines:
+        if line.kind == Kind.FULL and line.load_id not in UNWANTED:
+            written.setdefault(line.key_id, []).append(line)
+    changed = [line.modified for line in lines if line.kind == Kind.CHANGE and line.modified is not None]
+    changed += [item.info.last_modified for item in mine if item.file.kind is Kind.CHANGE]
+    first = min(changed, default=None)
+
+    def is_other(item: Item) -> bool:
+        version, modified = item.file.version, item.info.last_modified
+        over = written.get(version.key_id, [])
+        return (first is not None and modified > first) or any(
+            line.file_id != version.file_id or (line.modified is not None and line.modified < modified) for line in over
+        )
+
+    loaded = _loaded(lines)
+    other = [item for item in mine if item.file.kind is Kind.FULL and is_other(item)]
+    starts = min((item.info.last_modified for item in other if not loaded(item)), default=None)
+    if starts is None:
+        return None
+    last = max((moment for moment in changed if moment < starts), default=None)
+    return min(item.info.last_modified for item in other if last is None or item.info.last_modified > last)
+
+
+def _loaded(lines: Sequence[Line]) -> Callable[[Item], bool]:
+    """Says of an object whether the generation holds it, and it was not written again since."""
+    applied = {line.file_id: line.modified for line in lines}
+
+    def is_loaded(item: Item) -> bool:
+        file_id = item.file.version.file_id
+        moment = applied.get(file_id)
+        return file_id in applied and (moment is None or moment >= item.info.last_modified)
+
+    return is_loaded
+
+
+def _holds_another(lines: Sequence[Line], new: Sequence[Item]) -> bool:
+    """Whether the generation holds a full load besides what is loaded of the new one; what was settled counts not."""
+    loaded = _loaded(lines)
+    part = {item.file.version.file_id for item in new if loaded(item)}
+    return any(line.kind == Kind.FULL and line.load_id not in SETTLED and line.file_id not in part for line in lines)
+
+
+def _older_changes(lines: Sequence[Line], mine: Sequence[Item], starts: datetime) -> list[OlderChange]:
+    applied = {line.file_id for line in lines}
+    older = [
+        OlderChange(line.file_key, line.modified, applied=True)
+        for line in lines
+        if line.kind == Kind.CHANGE
+        and line.load_id not in UNWANTED
+        and (line.modified is None or line.modified < starts)
+    ]
+    older += [
+        OlderChange(item.file.file_key, item.info.last_modified, applied=False)
+        for item in mine
+        if item.file.kind is Kind.CHANGE
+        and item.info.last_modified < starts
+        and item.file.version.file_id not in applied
+    ]
+    return sorted(older, key=lambda change: (change.modified is not None, change.modified or starts))

@@ -103,8 +103,25 @@ OTHER_ORDER = "the table's rows are ordered by"
 """How the reason begins for which files of a table are held whose `order` was changed; `migrate.seed` looks for it."""
 
 
-def way_out(table: str | None) -> str:
-    """What to do about a full load that was written anew; `table` is None where the table map does not list it."""
+def way_out(table: str | None, *, first: bool = False) -> str:
+    """What to do about a full load that is newer than what is loaded.
+
+    Whether the changes before it are part of it, DMS says nowhere. A task that loads a table and captures its changes
+    writes the changes that come during a full load after it; of two tasks, one may write changes while the other reads.
+
+    Args:
+        table: the target; None where the table map does not list the table.
+        first: the table's generation holds no other full load, so that this may be its first.
+    """
+    if first:
+        held = f" (all that are held: firebolt-cdc retry --class held --table {table} --yes)" if table else ""
+        anew = "" if table else "list the table in `tables`, apply, and run "
+        return (
+            "If it is the table's first full load, or another task read it while changes went on being captured: "
+            f"firebolt-cdc retry FILE --yes{held} loads it beneath the changes, and nothing is lost. Only if the task "
+            f"that wrote the changes has loaded the table anew: {anew}firebolt-cdc reload {table or 'TABLE'} "
+            "--same-task, which leaves out the changes that are older than the full load."
+        )
     if table is None:
         return (
             "Appending the new full load would repeat its rows: list the table in `tables` and apply, then run "
@@ -112,8 +129,10 @@ def way_out(table: str | None) -> str:
             "not listed, firebolt-cdc retry FILE appends the file all the same.)"
         )
     return (
-        "Merging the new full load would leave rows that the source no longer has: when it is complete, run "
-        f"firebolt-cdc reload {table}. (firebolt-cdc retry FILE merges the file all the same.)"
+        "Merging the new full load would leave rows that the source no longer has: when it is complete, and the task "
+        f"that wrote the changes wrote it too, run firebolt-cdc reload {table}. (firebolt-cdc retry FILE --yes merges "
+        "the file beneath the changes all the same: right for the rest of a full load that is loaded, and for one that "
+        "another task read while changes went on being captured.)"
     )
 
 

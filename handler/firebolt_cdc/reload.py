@@ -48,11 +48,10 @@ from firebolt_cdc.errors import (
     TurnLostError,
 )
 from firebolt_cdc.files import Kind
-from firebolt_cdc.ledger import Ledger
+from firebolt_cdc.ledger import UNWANTED, Ledger
 from firebolt_cdc.migrations import tables
 from firebolt_cdc.parquet import TooLargeError, room_bytes
-from firebolt_cdc.plan import Item, Plan, Planner
-from firebolt_cdc.settle import UNWANTED
+from firebolt_cdc.plan import Item, Plan, Planner, UndecidedError
 from firebolt_cdc.sql import ident, idents, marks
 from firebolt_cdc.stage import Prepared, prepare
 from firebolt_cdc.storage import Storage
@@ -111,18 +110,35 @@ class Reload:
         """See `Planner.plan`."""
         return self._planner.plan(name, everything=everything)
 
-    def run(self, plan: Plan, *, allow_gone: bool = False, progress: Progress) -> Result:
+    def run(
+        self,
+        plan: Plan,
+        *,
+        allow_gone: bool = False,
+        same_task: bool = False,
+        drop_older_full_load: bool = False,
+        progress: Progress,
+    ) -> Result:
         """Carry a plan out. Interrupted at any place, it can be run again.
 
         Args:
             plan: what `plan` said; files that came meanwhile are added.
             allow_gone: begin the generation without files that were applied and are no longer in S3.
+            same_task: see `Plan.doubt`.
+            drop_older_full_load: see `Plan.doubt`.
             progress: see `Progress`.
 
         Raises:
+            UndecidedError: there is a doubt; nothing was done, or nothing was swapped.
             PermanentError: a file cannot be applied, or changes are gone from S3; nothing was swapped.
             TurnLostError: the lease ran out and the turn went on; nothing was swapped.
         """
+
+        def require_decided(plan: Plan) -> None:
+            if doubt := plan.doubt(same_task=same_task, drop_older_full_load=drop_older_full_load):
+                raise UndecidedError(doubt)
+
+        require_decided(plan)
         try:
             self._take_turn(plan)
             confirmed, plan = plan, self.plan(plan.source_table, everything=plan.everything)
@@ -132,6 +148,7 @@ class Reload:
                 self._fill(plan, progress)
                 filled, plan = plan, self.plan(plan.source_table, everything=plan.everything)
                 self._require_same((filled.starts, filled.generation) == (plan.starts, plan.generation), plan)
+                require_decided(plan)
                 if not plan.rest:
                     break
             waiting = self._waiting(plan)

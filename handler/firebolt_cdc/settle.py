@@ -21,12 +21,6 @@ from firebolt_cdc.files import FileVersion, Kind, SourceFile, identify
 from firebolt_cdc.ledger import with_conflict_retries
 from firebolt_cdc.sql import marks
 
-LOAD_ID = "settled-"
-"""With the class of the failure behind it, what `cdc_applied` has instead of the name of a load."""
-UNWANTED = tuple(f"{LOAD_ID}{c}" for c in FailureClass if c is not FailureClass.HELD)
-"""Those of files that had failed, so that no reload takes them up again; `settled-held` is that of held ones."""
-SETTLED = tuple(f"{LOAD_ID}{c}" for c in FailureClass)
-"""Those of files of every class."""
 NO_TARGET = ""
 """What `cdc_applied` has as the target of a file that no table takes."""
 
@@ -89,7 +83,7 @@ def settle(engine: Engine, config: Config, deadline: Deadline, found: Sequence[U
 
 
 def _settle(engine: Engine, config: Config, one: Unsettled, note: str) -> None:
-    file, load_id = one.file, f"{LOAD_ID}{one.error_class}"
+    file, load_id = one.file, f"{ledger.SETTLED_LOAD}{one.error_class}"
     version, pipeline = one.version, config.source.pipeline
     name, target, kind = (file.turn, file.target, file.kind) if file else (config.unlisted_turn, NO_TARGET, Kind.CHANGE)
     with engine.transaction() as tx:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from firebolt_cdc import adopt, ledger, protocol, settle
+from firebolt_cdc import adopt, ledger, protocol
 from firebolt_cdc.config import Config
 from firebolt_cdc.engine import Engine
 from firebolt_cdc.protocol import LedgerRow
@@ -37,7 +37,7 @@ SECTIONS: dict[str, Section] = {
         "SELECT a.target_table, COUNT(*), SUM(a.rows_read) FROM cdc_applied AS a "
         "LEFT JOIN cdc_tables AS t ON t.turn = a.target_table "
         "WHERE a.pipeline = ? AND DATE(a.applied_at) = CURRENT_DATE AND a.generation = COALESCE(t.generation, 1) "
-        f"AND a.load_id <> '{adopt.LOAD_ID}' AND NOT (a.load_id LIKE '{settle.LOAD_ID}%') "
+        f"AND a.load_id <> '{adopt.LOAD_ID}' AND NOT (a.load_id LIKE '{ledger.SETTLED_LOAD}%') "
         "GROUP BY a.target_table ORDER BY a.target_table",
     ),
     "days": Section(

@@ -258,7 +258,7 @@ def next_step(file: Whereabouts, config: Config, waiting: int) -> str:
 
 
 def _in_target(line: Applied, row: LedgerRow | None, config: Config) -> str:
-    if line.load_id.startswith(settle.LOAD_ID):
+    if line.load_id.startswith(ledger.SETTLED_LOAD):
         return f"It was {line.note or 'settled by hand'}; it counts as applied, so nothing loads it."
     if line.load_id == adopt.LOAD_ID:
         return "It counts as applied since a ledger made by hand was adopted, so nothing loads it."
@@ -392,7 +392,9 @@ def _decide(file: Whereabouts, source: SourceFile, row: LedgerRow | None, config
         return protocol.decide_own_turn(own.turn, source.source_table)
     held = file.turns.get(source.turn)
     reloaded = source.kind is Kind.FULL and any(
-        (a.target, a.generation) == (source.target, file.generation) and a.file_id != file.version.file_id
+        (a.target, a.generation) == (source.target, file.generation)
+        and a.file_id != file.version.file_id
+        and a.load_id not in ledger.UNWANTED
         for a in file.applied
     )
     return protocol.decide_claim(

@@ -16,7 +16,7 @@ from firebolt_cdc import config as configuration
 from firebolt_cdc.apply import Applier
 from firebolt_cdc.deadline import Deadline
 from firebolt_cdc.errors import CdcError, FailureClass, PermanentError, TransientError
-from firebolt_cdc.plan import NothingToReloadError, Plan
+from firebolt_cdc.plan import NothingToReloadError, Plan, UndecidedError
 from firebolt_cdc.reload import Reload, Result
 from support import Command, Context, Pipeline, parquet, sessions, table_config
 
@@ -119,7 +119,7 @@ def test_a_change_older_than_the_reload_that_comes_after_it_is_superseded(pipeli
     old = pipeline.put(CHANGE.format("100000"), sessions(("I", 9, "stale"), ("U", 1, "stale")))
     later()
     pipeline.put(LOAD.format(1), full((1, "ann")))
-    carry_out(pipeline)
+    carry_out(pipeline, same_task=True)
     assert pipeline.deliver(old) == []
     assert target(pipeline) == [[1, "ann"]]
     assert pipeline.ledger()[CHANGE.format("100000")][0] == "skipped"
@@ -136,7 +136,7 @@ def test_a_reload_under_new_names_is_recognised(pipeline: Pipeline) -> None:
     assert pipeline.deliver(second) == [], "also while the change has not been loaded yet"
     assert pipeline.ledger()[LOAD.format(2)] == ("pending", "held")
     assert pipeline.deliver(change) == []
-    carry_out(pipeline)
+    carry_out(pipeline, drop_older_full_load=True)
     assert target(pipeline) == [[1, "ann3"]]
 
 
@@ -409,13 +409,13 @@ def test_files_that_are_merely_not_loaded_yet_are_no_reload(pipeline: Pipeline) 
 
 def test_a_reload_may_be_carried_out_by_itself(pipeline: Pipeline, reloaded: dict[str, dict[str, Any]]) -> None:
     auto = {"fair/sessions": table_config("sessions", ["sid"], reload="auto")}
-    assert pipeline.clean("reload")["reload"] == {"reloaded": 0, "still_written": 0}, "it is held"
+    assert pipeline.clean("reload")["reload"] == {"reloaded": 0, "still_written": 0, "undecided": 0}, "it is held"
     pipeline.configure(tables=auto, cleanup={"reload_quiet_seconds": 900})
-    assert pipeline.clean("reload")["reload"] == {"reloaded": 0, "still_written": 1}
+    assert pipeline.clean("reload")["reload"] == {"reloaded": 0, "still_written": 1, "undecided": 0}
     pipeline.configure(cleanup={"reload_quiet_seconds": 0})
-    assert pipeline.clean("reload")["reload"] == {"reloaded": 1, "still_written": 0}
+    assert pipeline.clean("reload")["reload"] == {"reloaded": 1, "still_written": 0, "undecided": 0}
     assert target(pipeline) == [[1, "ann3"], [5, "eve2"]]
-    assert pipeline.clean("reload")["reload"] == {"reloaded": 0, "still_written": 0}
+    assert pipeline.clean("reload")["reload"] == {"reloaded": 0, "still_written": 0, "undecided": 0}
 
 
 def test_one_failing_reload_is_told_and_spares_the_others(
@@ -424,13 +424,187 @@ def test_one_failing_reload_is_told_and_spares_the_others(
     both = {f"fair/{name}": table_config(name, ["sid"], reload="auto") for name in ("aborted", "sessions")}
     pipeline.configure(tables=both, cleanup={"reload_quiet_seconds": 0})
     pipeline.migrate()
-    pipeline.deliver(pipeline.put("fair/aborted/20241124-1.parquet", sessions(("I", 1, "a"))))
+    pipeline.deliver(pipeline.put("fair/aborted/LOAD00000001.parquet", full((1, "a"))))
+    pipeline.deliver(pipeline.put("fair/aborted/20241124-1.parquet", sessions(("I", 2, "a"))))
     later()
     pipeline.deliver(pipeline.put("fair/aborted/LOAD00000001.parquet", full((1, "b"))))
     pipeline.put("fair/aborted/20241124-2.parquet", b"no Parquet")
     with pytest.raises(PermanentError, match=r"fair/aborted/20241124-2\.parquet: not a readable Parquet file"):
         pipeline.clean("reload")
     assert target(pipeline) == [[1, "ann3"], [5, "eve2"]]
+
+
+@pytest.fixture
+def automatic(pipeline: Pipeline) -> Pipeline:
+    """Reloads are carried out by themselves."""
+    tables = {"fair/sessions": table_config("sessions", ["sid"], reload="auto")}
+    pipeline.configure(tables=tables, cleanup={"reload_quiet_seconds": 0, "reconcile_grace_seconds": 0})
+    return pipeline
+
+
+UNDECIDED = {"reloaded": 0, "still_written": 0, "undecided": 1}
+
+
+def test_changes_captured_while_another_task_reads_the_first_full_load_are_not_lost(
+    automatic: Pipeline, command: Command
+) -> None:
+    """A full-load task has read 1 to 3; before its files come, the CDC task writes what was committed since."""
+    pipeline = automatic
+    pipeline.deliver(pipeline.put(CHANGE.format("1"), sessions(("U", 1, "ann2"), ("D", 2, None), ("I", 4, "dan"))))
+    late = pipeline.put(CHANGE.format("2"), sessions(("I", 5, "eve")))
+    later()
+    first, second = (pipeline.put(LOAD.format(n + 1), full(*rows)) for n, rows in enumerate(
+        ([(1, "ann"), (2, "bob")], [(3, "cy")])
+    ))  # fmt: skip
+    pipeline.deliver(first, second)
+    for status, message in pipeline.sql("SELECT status, error_message FROM cdc_processed_files WHERE kind = 'full'"):
+        assert status == "pending"
+        assert "firebolt-cdc retry --class held --table sessions --yes" in message
+        assert "firebolt-cdc reload sessions --same-task" in message
+        assert not message.endswith("…")
+
+    assert pipeline.clean("reload")["reload"] == UNDECIDED
+    told = command(cli.reload, "sessions")["would_reload"]
+    assert (told["superseded_changes_applied"], told["superseded_changes_not_applied"]) == (1, 1)
+    assert [(c["file"], c["applied"]) for c in told["newest_superseded_changes"]] == [
+        (CHANGE.format("2"), False),
+        (CHANGE.format("1"), True),
+    ]
+    assert told["superseded_changes_from"] <= told["superseded_changes_to"] < told["starts"]
+    assert "2 change files are older" in told["undecided"]
+    with pytest.raises(UndecidedError, match=r"retry .* loads it beneath the changes, and nothing is lost"):
+        command(cli.reload, "sessions", max_duration="2m", yes=True)
+
+    command(cli.retry, [LOAD.format(1)], yes=True)
+    pipeline.drain()
+    assert pipeline.ledger()[LOAD.format(1)] == ("completed", None)
+    assert pipeline.clean("reload")["reload"] == UNDECIDED, "nor is the rest of it another full load"
+    command(cli.retry, table="sessions", error_class=FailureClass.HELD, yes=True)
+    pipeline.drain()
+    assert pipeline.clean("reload")["reload"] == {"reloaded": 0, "still_written": 0, "undecided": 0}
+    pipeline.deliver(late)
+    assert target(pipeline) == [[1, "ann2"], [3, "cy"], [4, "dan"], [5, "eve"]]
+
+
+def test_a_full_load_that_was_settled_by_hand_is_none_that_is_loaded(pipeline: Pipeline, command: Command) -> None:
+    pipeline.deliver(pipeline.put(CHANGE.format("1"), sessions(("I", 1, "ann"))))
+    later()
+    pipeline.deliver(pipeline.put(LOAD.format(1), full((2, "bob"))))
+    command(cli.settle, [LOAD.format(1)], reason="its rows are there", yes=True)
+    pipeline.deliver(pipeline.put(CHANGE.format("2"), sessions(("I", 3, "cy"))))
+    later()
+    pipeline.deliver(pipeline.put(LOAD.format(2), full((4, "dan"))))
+    assert "--same-task" in pipeline.sql.value("SELECT error_message FROM cdc_processed_files WHERE status = 'pending'")
+    plan = planned(pipeline)
+    assert (plan.first, [item.file.file_key for item in plan.older_full]) == (True, [LOAD.format(1)])
+
+
+@pytest.mark.parametrize("how", [{"same_task": True}, {"everything": True}], ids=["the same task", "all files"])
+def test_a_full_load_before_which_none_was_loaded_is_taken_as_the_operator_says(
+    pipeline: Pipeline, how: dict[str, bool]
+) -> None:
+    pipeline.deliver(pipeline.put(CHANGE.format("1"), sessions(("U", 1, "ann2"), ("I", 4, "dan"))))
+    later()
+    pipeline.deliver(pipeline.put(LOAD.format(1), full((1, "ann"), (3, "cy"))))
+    carry_out(pipeline, **how)
+    same_task = [[1, "ann"], [3, "cy"]]
+    assert target(pipeline) == (same_task if "same_task" in how else [[1, "ann2"], [3, "cy"], [4, "dan"]])
+    assert set(pipeline.ledger().values()) == {("completed", None)}
+
+
+def test_a_dry_run_names_the_newest_changes_that_it_supersedes(
+    pipeline: Pipeline, reloaded: dict[str, dict[str, Any]], command: Command, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told = command(cli.reload, "sessions")["would_reload"]
+    [change] = told["newest_superseded_changes"]
+    assert (change["file"], change["applied"], told["undecided"]) == (CHANGE.format("100000"), True, None)
+    assert 1 <= change["seconds_before"] < 60
+    cli._print_plan(planned(pipeline))
+    assert str(change["seconds_before"]) in capsys.readouterr().out
+    message = pipeline.sql.value("SELECT error_message FROM cdc_processed_files WHERE error_class = 'held'")
+    assert "the task that wrote the changes wrote it too" in message
+
+
+def test_a_full_load_that_is_still_being_written_does_not_replace_the_old_one(automatic: Pipeline) -> None:
+    pipeline = automatic
+    pipeline.deliver(*(pipeline.put(LOAD.format(n), full((n, "old"), (n + 4, "old"))) for n in (1, 2)))
+    later()
+    pipeline.deliver(pipeline.put(CHANGE.format("1"), sessions(("I", 9, "z"))))
+    later()
+    pipeline.deliver(pipeline.put(LOAD.format(1), full((1, "new"))))
+    later()
+    pipeline.deliver(pipeline.put(CHANGE.format("2"), sessions(("U", 2, "new2"))))
+    assert pipeline.clean("reload")["reload"] == UNDECIDED
+    later()
+    pipeline.deliver(pipeline.put(LOAD.format(2), full((2, "new"))))
+    assert pipeline.clean("reload")["reload"]["reloaded"] == 1
+    assert target(pipeline) == [[1, "new"], [2, "new2"]]
+
+
+def test_the_rest_of_a_full_load_that_was_swapped_in_does_not_supersede_it(
+    automatic: Pipeline, command: Command
+) -> None:
+    """The new full load has a file more than the old one, and a change is flushed before that comes."""
+    pipeline = automatic
+    pipeline.deliver(pipeline.put(LOAD.format(1), full((1, "old"), (2, "old"))))
+    pipeline.deliver(pipeline.put(CHANGE.format("1"), sessions(("I", 9, "z"))))
+    later()
+    pipeline.deliver(pipeline.put(LOAD.format(1), full((1, "new"))))
+    later()
+    pipeline.deliver(pipeline.put(CHANGE.format("2"), sessions(("U", 2, "new2"))))
+    assert pipeline.clean("reload")["reload"]["reloaded"] == 1
+    later()
+    pipeline.deliver(pipeline.put(LOAD.format(2), full((2, "new"), (3, "new"))))
+    assert pipeline.clean("reload")["reload"] == UNDECIDED
+    assert pipeline.ledger()[LOAD.format(2)] == ("pending", "held")
+    told = command(cli.reload, "sessions")["would_reload"]
+    assert told["superseded_full_load_files"] == [LOAD.format(1)]
+    assert f"would lack them: {LOAD.format(1)}" in told["undecided"]
+    with pytest.raises(UndecidedError, match=r"--drop-older-full-load.*retry --class held --table sessions --yes"):
+        command(cli.reload, "sessions", max_duration="2m", yes=True)
+    command(cli.retry, table="sessions", error_class=FailureClass.HELD, yes=True)
+    pipeline.drain()
+    assert target(pipeline) == [[1, "new"], [2, "new2"], [3, "new"]]
+    assert pipeline.clean("reconcile")["reconcile"]["missing"] == 0
+
+
+def test_a_new_full_load_with_fewer_files_replaces_the_old_one_when_the_operator_says_so(
+    automatic: Pipeline, command: Command
+) -> None:
+    pipeline = automatic
+    pipeline.deliver(*(pipeline.put(LOAD.format(n), full((n, "old"))) for n in (1, 2)))
+    later()
+    pipeline.deliver(pipeline.put(LOAD.format(1), full((1, "new"))))
+    assert pipeline.clean("reload")["reload"] == UNDECIDED
+    assert target(pipeline) == [[1, "old"], [2, "old"]]
+    command(cli.reload, "sessions", drop_older_full_load=True, max_duration="2m", yes=True)
+    assert target(pipeline) == [[1, "new"]]
+    assert set(pipeline.ledger().values()) == {("completed", None)}
+
+
+@pytest.mark.parametrize("between", [False, True], ids=["before any change", "after a change"])
+def test_a_good_file_in_place_of_one_that_had_failed_is_the_rest_of_the_full_load(
+    pipeline: Pipeline, command: Command, between: bool
+) -> None:
+    pipeline.deliver(pipeline.put(LOAD.format(1), full((1, "ann"))), pipeline.put(LOAD.format(2), b"damaged"))
+    command(cli.settle, [LOAD.format(2)], reason="DMS writes it again", yes=True)
+    later()
+    if between:
+        pipeline.deliver(pipeline.put(CHANGE.format("1"), sessions(("U", 2, "bob2"))))
+        later()
+    good = pipeline.put(LOAD.format(2), full((2, "bob"), (3, "cy")))
+    if not between:
+        with pytest.raises(NothingToReloadError):
+            planned(pipeline)
+    pipeline.deliver(good)
+    if between:
+        with pytest.raises(UndecidedError, match=LOAD.format(1)):
+            carry_out(pipeline)
+        command(cli.retry, [LOAD.format(2)], yes=True)
+        pipeline.drain()
+    with pytest.raises(NothingToReloadError):
+        planned(pipeline)
+    assert target(pipeline) == [[1, "ann"], [2, "bob2" if between else "bob"], [3, "cy"]]
 
 
 @pytest.mark.parametrize("trouble", ["an outage", "a crash", "no time"])

@@ -119,6 +119,10 @@ def step(world: World, rng: random.Random) -> None:
     if world.paused and rng.random() < 0.4:
         wake(world, rng, moment)
         return
+    unwritten = world.unwritten()
+    if unwritten and rng.random() < 0.25:
+        world.write_on(unwritten[0])
+        return
     luck = rng.random()
     if luck < 0.22:
         full = rng.random() < 0.15
@@ -186,13 +190,14 @@ def reload_is_due(world: World, rng: random.Random) -> None:
 
 
 def load(world: World, rng: random.Random) -> None:
-    """DMS loads a table (anew): a few files, some with what they held before; some events of theirs get lost."""
+    """DMS loads a table (anew): a few files, some with what they held before, the last of them perhaps later."""
     target = rng.choice((HARD, HARD, SOFT, LOG))
     old = [list(v.rows) for v in world.current.values() if v.target == target and v.full]
     files = [rows(rng, f"l{len(world.steps)}.{number}", True) for number in range(rng.randint(1, 3))]
     if old and rng.random() < 0.3:
         files[0] = sorted(old)[0]
-    world.put_load(target, files, again=rng.random() < 0.7)
+    later = rng.randrange(len(files)) if rng.random() < 0.5 else 0
+    world.put_load(target, files, again=rng.random() < 0.7, later=later)
 
 
 def wake(world: World, rng: random.Random, moment: Callable[[], dict[str, Any]]) -> None:

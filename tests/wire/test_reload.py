@@ -7,10 +7,12 @@ from collections.abc import Iterator
 from datetime import timedelta
 
 import pytest
+from moto.s3.models import s3_backends
 
 from faults import Fault
 from firebolt_cdc import loader
-from wire.world import BIRTH, HARD, LEASE_SECONDS, LOG, MODULE, Change, Job, Lab, World
+from firebolt_cdc.plan import UndecidedError
+from wire.world import ACCOUNT, BIRTH, HARD, LEASE_SECONDS, LOG, MODULE, SOURCE, Change, Job, Lab, World
 
 
 @pytest.fixture(scope="module")
@@ -180,6 +182,52 @@ def test_changes_from_before_start_after_make_no_reload_of_the_first_full_load(w
     deliver(world)
     assert values(world) == {0: "a 0"}
     assert "nothing to reload from" in str(world.reload(HARD).error)
+
+
+def test_a_file_of_the_old_full_load_that_comes_while_a_reload_is_at_work_stops_it(world: World) -> None:
+    """A multipart upload carries the time of its beginning."""
+    begun(world)
+    world.put_load(HARD, [rows(0, mark="b"), rows(1, mark="b")], again=True)
+    began = min(version.modified for version in world.current.values() if version.full) - timedelta(seconds=1)
+    job = world.reload(HARD, pause_at="MERGE")
+    key = world.put(HARD, rows(5, mark="a"), full=True)
+    s3_backends[ACCOUNT]["aws"].buckets[SOURCE].keys[key].last_modified = began.replace(tzinfo=None)
+    world.resume(job)
+    assert isinstance(job.error, UndecidedError)
+    assert world.generations()[HARD][0] == 1
+
+
+def test_a_full_load_that_is_still_being_written_does_not_supersede_what_is_there_of_it(world: World) -> None:
+    begun(world)
+    world.put_load(HARD, [rows(0, mark="b"), rows(1, mark="b"), rows(2, mark="b")], again=True, later=1)
+    world.put(HARD, [("U", 1, "b changed")])
+    deliver(world)
+    reloaded(world)
+    assert values(world) == {0: "b 0", 1: "b changed"}
+    world.put(HARD, [("I", 3, "b changed")])
+    world.write_all()
+    deliver(world)
+    assert world.clean("reload").answer["reload"] == {"reloaded": 0, "still_written": 0, "undecided": 1}
+    assert isinstance(world.reload(HARD).error, UndecidedError)
+    world.finish()
+    assert world.count["merged as the rest, or the first"] == 1
+    assert values(world) == {0: "b 0", 1: "b changed", 2: "b 2", 3: "b changed"}
+
+
+@pytest.mark.parametrize("versions", [2, 3])
+def test_what_may_be_the_first_full_load_ends_by_the_operators_word(world: World, versions: int) -> None:
+    for number in range(versions - 1):
+        world.put(HARD, [("I", number, "early")])
+    deliver(world)
+    world.put_load(HARD, [rows(0, mark="a")], again=False)
+    deliver(world)
+    assert world.clean("reload").answer["reload"]["undecided"] == 1
+    world.finish()
+    if versions % 2:
+        assert values(world) == {0: "early", 1: "early"}
+        assert world.count["merged as the rest, or the first"] == 1
+    else:
+        assert values(world) == {0: "a 0"}
 
 
 def test_a_reloader_whose_lease_ran_out_writes_nothing_more(world: World) -> None:
