@@ -167,7 +167,8 @@ variable "tables" {
     - `schema_drift`: what to do with a column that the target lacks: `add`, `fail` or `ignore`.
     - `missing_table`: `create` or `fail`.
     - `reload`: what a full load does that DMS writes anew: `hold` (it waits, alarmed, for `firebolt-cdc reload`) or
-      `auto` (the cleanup function carries it out once nothing more of it comes, see `cleanup.reload_quiet_seconds`).
+      `auto` (the cleanup function carries it out once nothing more of it comes, see `cleanup.reload_quiet_seconds`;
+      only where the DMS task that writes the changes writes it too: changes before it are left out).
 
     For sources that are not DMS (docs/sources.md has examples):
     - `files`: `path` is where the files lie below `source_bucket.prefix`, empty or ending in `/` (default `schema/table/`; the longest path that fits wins). `full_load` and `changes` are regular expressions for the whole file name without suffix; the text of the group `(?P<stamp>…)` in `changes` orders the files.
