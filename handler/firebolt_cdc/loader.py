@@ -396,7 +396,10 @@ class Worker:
         time.sleep(random.uniform(0.05, 1.0))
 
     def _was_filled(self, target: str, generation: int) -> bool:
-        """Whether a load has written into this generation of a target; nobody else writes while we hold its turn."""
+        """Whether a load, also of a ledger that was adopted, has written into this generation of a target.
+
+        Nobody else does while we hold its turn.
+        """
         rows = self.engine.query(
             "SELECT 1 FROM cdc_applied WHERE target_table = ? AND generation = ? "
             f"AND load_id NOT IN ({marks(SETTLED)}) LIMIT 1",

@@ -15,6 +15,7 @@ from firebolt_cdc import migrations
 from firebolt_cdc.deadline import Deadline
 from firebolt_cdc.engine import Engine
 from firebolt_cdc.errors import LedgerUnavailableError, PermanentError
+from firebolt_cdc.ledger import ANEW
 from firebolt_cdc.migrations import Applied, Migration, Runner, bundled, pending
 from firebolt_cdc.reload import Reload
 from standin import StandIn
@@ -269,6 +270,10 @@ def test_a_ledger_made_by_hand_is_adopted(engine: StandIn, moment: str) -> None:
     }  # fmt: skip
     assert pipeline.sql.value("SELECT COUNT(*) FROM cdc_processed_files") == 5, "one row per file version"
     assert pipeline.migrate()["adopted"] == {}
+    assert pipeline.deliver(events["unknown"]) == []
+    assert pipeline.ledger()[keys["unknown"]] == ("pending", "held"), "what was loaded before lies in another table"
+    pipeline.sql('CREATE TABLE sessions ("sid" BIGINT, "user" TEXT, "amount" NUMERIC(10, 2))')
+    pipeline.sql(f"UPDATE cdc_processed_files SET {ANEW} WHERE file_key = '{keys['unknown']}'")
     for event in events.values():
         assert pipeline.deliver(event) == []
     assert pipeline.sql('SELECT "sid", "user" FROM sessions') == [[4, "unknown"]], "newer than the ledger"

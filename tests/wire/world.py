@@ -238,8 +238,8 @@ class Lab:
         enter(mock.patch.object(AmazonCloudWatchEMFProvider, "flush_metrics", lambda self, **_: self.clear_metrics()))
         logging.disable(logging.CRITICAL)
         self._stack.callback(logging.disable, logging.NOTSET)
-        client = functools.cache(boto3.client)
-        enter(mock.patch("boto3.client", lambda service, **_: client(service)))
+        cached = functools.cache(boto3.client)
+        enter(mock.patch("boto3.client", lambda service, **_: cached(service)))
         # httpx reads all root certificates for every client, which costs more than a statement.
         enter(mock.patch("ssl.create_default_context", functools.cache(ssl.create_default_context)))
         # The SDK parses every statement again, which is the product's few texts all the time; it only reads the result.
