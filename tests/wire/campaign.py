@@ -119,10 +119,9 @@ def step(world: World, rng: random.Random) -> None:
     if world.paused and rng.random() < 0.4:
         wake(world, rng, moment)
         return
-    unwritten = world.unwritten()
-    if unwritten and rng.random() < 0.25:
-        world.write_on(unwritten[0])
-        return
+    for begun in world.unwritten():
+        if world.dms.random() < 0.25:
+            world.write_on(begun)
     luck = rng.random()
     if luck < 0.22:
         full = rng.random() < 0.15
@@ -196,7 +195,7 @@ def load(world: World, rng: random.Random) -> None:
     files = [rows(rng, f"l{len(world.steps)}.{number}", True) for number in range(rng.randint(1, 3))]
     if old and rng.random() < 0.3:
         files[0] = sorted(old)[0]
-    later = rng.randrange(len(files)) if rng.random() < 0.5 else 0
+    later = world.dms.randrange(len(files)) if world.dms.random() < 0.5 else 0
     world.put_load(target, files, again=rng.random() < 0.7, later=later)
 
 
@@ -231,6 +230,7 @@ def history(
     rng = random.Random(seed)
     random.seed(seed)
     world = make(lab, rewrite=rewrite, **options(rng))
+    world.dms.seed(seed)
     try:
         luck = rng.random()
         if luck < 0.3:

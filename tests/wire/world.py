@@ -347,6 +347,8 @@ class World:
         self.clock = Clock()
         self.versions: dict[tuple[str, str], Version] = {}
         self.current: dict[str, Version] = {}
+        self.dms = random.Random(0)
+        """Draws when DMS goes on with a full load, beside the campaign's own."""
         self.loads: list[FullLoad] = []
         """Those that may have more than one file."""
         self.messages: list[Message] = []
