@@ -91,10 +91,10 @@ def test_today_is_of_the_tables_present_generation(
     with monkeypatch.context() as patch:
         patch.setattr(Reload, "_swap", interrupted)
         with pytest.raises(PermanentError, match="interrupted"):
-            command(cli.reload, "sessions", max_duration="2m", yes=True)
+            command(cli.reload, "sessions", same_task=True, max_duration="2m", yes=True)
     assert pipeline.sql("SELECT generation, rows_read FROM cdc_applied ORDER BY 1") == [[1, 2], [2, 3]]
     assert command(cli.status)["today"] == [{"table": "sessions", "files": 1, "rows": 2}]
-    command(cli.reload, "sessions", max_duration="2m", yes=True)
+    command(cli.reload, "sessions", same_task=True, max_duration="2m", yes=True)
     assert command(cli.status)["today"] == [{"table": "sessions", "files": 1, "rows": 3}]
     [superseded, loaded] = command(cli.status, [CHANGE.format(1), LOAD])
     assert superseded["next"].startswith("Superseded by a reload: it is older than the full load")
