@@ -239,7 +239,8 @@ class Lab:
         logging.disable(logging.CRITICAL)
         self._stack.callback(logging.disable, logging.NOTSET)
         cached = functools.cache(boto3.client)
-        enter(mock.patch("boto3.client", lambda service, **_: cached(service)))
+        # The loader's time-outs are left out; the stand-in's client has an endpoint of its own, and no hooks.
+        enter(mock.patch("boto3.client", lambda service, config=None, **more: cached(service, **more)))
         # httpx reads all root certificates for every client, which costs more than a statement.
         enter(mock.patch("ssl.create_default_context", functools.cache(ssl.create_default_context)))
         # The SDK parses every statement again, which is the product's few texts all the time; it only reads the result.
