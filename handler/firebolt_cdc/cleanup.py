@@ -434,7 +434,7 @@ class Cleanup:
         }
 
     def _fold_doubled_lines(self) -> int:
-        """Leave one ledger row to each file version: the completed one, else the newest.
+        """Leave one ledger row to each file version: the completed one, else a held one, else the newest.
 
         Two versions of the configuration that run side by side, and disagree whether a table is listed, write under
         different turns, so that two inserts of one file's row do not conflict. Its data is applied once all the same.
@@ -450,7 +450,8 @@ class Cleanup:
             with self._engine.transaction() as tx:
                 rows = tx.begin(
                     "SELECT turn, first_seen_at FROM cdc_processed_files WHERE pipeline = ? AND file_id = ? "
-                    "ORDER BY CASE WHEN status = 'completed' THEN 0 ELSE 1 END, processed_at DESC",
+                    "ORDER BY CASE WHEN status = 'completed' THEN 0 WHEN error_class = 'held' THEN 1 ELSE 2 END, "
+                    "processed_at DESC",
                     [pipeline, file_id],
                 )
                 if len(rows) > 1:

@@ -121,22 +121,20 @@ class Ledger:
             reloads = read_reloads(tx, [file for file in files if file.kind is Kind.FULL], generations)
             claimed = [
                 Claimed(
-                    file,
+                    c.file,
                     self._decide(
-                        file,
+                        c,
                         turns,
-                        owners.get(file.target),
-                        applied_ids[file.version] in applied,
-                        file.version in earlier,
+                        owners.get(c.file.target),
+                        applied_ids[c.file.version] in applied,
+                        c.file.version in earlier,
                         rows,
-                        file.version in reloads,
-                        announced=candidate.s3_deliveries > 0,
+                        c.file.version in reloads,
                     ),
-                    generations[file.version],
-                    turns[file.turn].superseded_before if file.turn in turns else None,
+                    generations[c.file.version],
+                    turns[c.file.turn].superseded_before if c.file.turn in turns else None,
                 )
-                for candidate in candidates
-                for file in [candidate.file]
+                for c in candidates
             ]
             wrote = self._write_claim(tx, candidates, claimed, rows)
             if wrote:
@@ -145,16 +143,15 @@ class Ledger:
 
     def _decide(
         self,
-        file: SourceFile,
+        candidate: Candidate,
         turns: dict[str, Turn],
         owner: str | None,
         applied: bool,
         earlier: bool,
         rows: dict[str, LedgerRow],
         reloaded: bool,
-        *,
-        announced: bool,
     ) -> Decision:
+        file = candidate.file
         turn = turns.get(file.turn)
         if turn is not None and owner is not None:
             turn = replace(turn, pipeline=owner)
@@ -170,7 +167,7 @@ class Ledger:
             max_attempts=self._config.loader.max_attempts,
             reloaded=reloaded,
             listed=file.listed,
-            announced=announced,
+            announced=candidate.s3_deliveries > 0,
         )
 
     def _read_owners(self, tx: Transaction, targets: set[str], turns: dict[str, Turn]) -> dict[str, str]:

@@ -361,7 +361,7 @@ class Worker:
         """
         target = batch[0].file.target
         columns = target_columns(self.engine, target)
-        lost = not columns and self._was_filled(target, work.generation)
+        lost = not columns and self._holds(target, work.generation)
         prepared = self._prepare(work, batch, columns, lost=lost)
         outages = 0
         while prepared:
@@ -395,15 +395,15 @@ class Worker:
     def _pause(self) -> None:
         time.sleep(random.uniform(0.05, 1.0))
 
-    def _was_filled(self, target: str, generation: int) -> bool:
-        """Whether a load, also of a ledger that was adopted, has written into this generation of a target.
+    def _holds(self, target: str, generation: int, kinds: Sequence[Kind] = tuple(Kind)) -> bool:
+        """Whether a load, also of a ledger that was adopted, has written such a file into this generation of a target.
 
-        Nobody else does while we hold its turn.
+        What was settled by hand is no load. Nobody else writes while we hold the turn.
         """
         rows = self.engine.query(
-            "SELECT 1 FROM cdc_applied WHERE target_table = ? AND generation = ? "
+            f"SELECT 1 FROM cdc_applied WHERE target_table = ? AND generation = ? AND kind IN ({marks(kinds)}) "
             f"AND load_id NOT IN ({marks(SETTLED)}) LIMIT 1",
-            [target, generation, *SETTLED],
+            [target, generation, *kinds, *SETTLED],
         )
         return bool(rows)
 
@@ -466,21 +466,12 @@ class Worker:
             return
         first = self._first_change(c)
         if first is not None and first < info.last_modified:
-            anew = self._holds_full_load(c)
+            anew = self._holds(c.file.target, c.generation, [Kind.FULL])
             raise HeldError(
                 f"{RELOADED if anew else 'A full load came after changes, and no other one is loaded'}: the full-load "
                 f"file {c.file.file_key} ({info.last_modified}) is newer than the table's first change ({first}). "
                 f"{way_out(c.file.target if c.file.listed else None, first=not anew)}"
             )
-
-    def _holds_full_load(self, c: Claimed) -> bool:
-        """Whether the table's generation holds a full load, what was settled by hand aside."""
-        found = self.engine.query(
-            "SELECT 1 FROM cdc_applied WHERE target_table = ? AND generation = ? AND kind = ? "
-            f"AND load_id NOT IN ({marks(SETTLED)}) LIMIT 1",
-            [c.file.target, c.generation, Kind.FULL, *SETTLED],
-        )
-        return bool(found)
 
     def _first_change(self, c: Claimed) -> datetime | None:
         """When the first change of the table's generation was written, by what is applied and by what lies in S3."""

@@ -156,6 +156,20 @@ def test_a_reload_that_failed_for_another_reason_is_held_also_after_the_guides_r
     assert pipeline.sql('SELECT "sid", "user" FROM sessions ORDER BY 1') == [[1, "b"], [2, "gone in the source"]]
 
 
+def updates_of_files(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The statements of transactions that change the ledger's rows, as they come."""
+    statements: list[str] = []
+    execute = Transaction.execute
+
+    def noted(tx: Transaction, sql: str, *arguments: Any, **more: Any) -> Any:
+        if sql.startswith("UPDATE cdc_processed_files"):
+            statements.append(sql)
+        return execute(tx, sql, *arguments, **more)
+
+    monkeypatch.setattr(Transaction, "execute", noted)
+    return statements
+
+
 def test_many_held_files_that_are_announced_again_cost_no_statements(
     pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -168,16 +182,9 @@ def test_many_held_files_that_are_announced_again_cost_no_statements(
         patch.setattr(loader, "prepare", hold)
         assert pipeline.deliver(*events) == []
     assert set(pipeline.ledger().values()) == {("pending", "held")}
-    statements: list[str] = []
-    execute = Transaction.execute
-
-    def noted(tx: Transaction, sql: str, *arguments: Any, **more: Any) -> Any:
-        statements.append(sql)
-        return execute(tx, sql, *arguments, **more)
-
-    monkeypatch.setattr(Transaction, "execute", noted)
+    statements = updates_of_files(monkeypatch)
     assert pipeline.deliver(*events) == []
-    assert [sql for sql in statements if sql.startswith("UPDATE cdc_processed_files")] == []
+    assert statements == []
     assert set(pipeline.ledger().values()) == {("pending", "held")}
 
 
@@ -192,16 +199,9 @@ def test_many_files_whose_attempts_are_used_up_are_given_up_by_one_statement(
             pipeline.deliver(*events)
     pipeline.sql(EXPIRE)
     pipeline.sql("UPDATE cdc_processed_files SET alone_count = 3, error_message = 'said ' || file_key")
-    statements: list[str] = []
-    execute = Transaction.execute
-
-    def noted(tx: Transaction, sql: str, *arguments: Any, **more: Any) -> Any:
-        statements.append(sql)
-        return execute(tx, sql, *arguments, **more)
-
-    monkeypatch.setattr(Transaction, "execute", noted)
+    statements = updates_of_files(monkeypatch)
     assert pipeline.deliver(*events) == []
-    assert len([sql for sql in statements if sql.startswith("UPDATE cdc_processed_files")]) == 1
+    assert len(statements) == 1
     found = pipeline.sql("SELECT file_key, status, error_class, error_message FROM cdc_processed_files ORDER BY 1")
     for key, status, error_class, message in found:
         assert (status, error_class) == ("failed", "transient")

@@ -200,6 +200,18 @@ def test_audit_counts_doubled_keys(pipeline: Pipeline) -> None:
     assert pipeline.clean("audit")["audit"] == counts | {"duplicate_rows": 3}
 
 
+def test_audit_spares_the_line_that_alone_says_what_a_person_must_decide(pipeline: Pipeline) -> None:
+    pipeline.deliver(pipeline.put(ONE, b"junk"))
+    columns = "file_key, file_id, pipeline, bucket, object_key, etag, alone_count, recorded_status"
+    pipeline.sql(
+        f"INSERT INTO cdc_processed_files ({columns}, turn, status, error_class, processed_at, first_seen_at) "
+        f"SELECT {columns}, 'shared', 'pending', 'held', processed_at - INTERVAL '1' DAY, "
+        "first_seen_at - INTERVAL '1' DAY FROM cdc_processed_files"
+    )
+    assert pipeline.clean("audit")["audit"]["ledger_lines_folded"] == 1
+    assert pipeline.ledger() == {ONE: ("pending", "held")}
+
+
 @pytest.mark.parametrize("second", ["failed", "processing"])
 def test_audit_leaves_one_line_to_each_file_version(pipeline: Pipeline, second: str) -> None:
     pipeline.deliver(pipeline.put(ONE, sessions(("I", 1, "a"))), pipeline.put(TWO, sessions(("I", 2, "b"))))

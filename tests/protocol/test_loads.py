@@ -352,7 +352,7 @@ def filled(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
     pipeline.deliver(pipeline.put("fair/sessions/LOAD00000001.parquet", sessions(("I", 1, "ann"), ("I", 2, "bob"))))
     time.sleep(1.1)
     with monkeypatch.context() as patch:
-        patch.delattr(loader.Worker, "_was_filled")
+        patch.delattr(loader.Worker, "_holds")
         pipeline.deliver(pipeline.put(CHANGES, sessions(("U", 1, "ann2"))))
     assert target(pipeline) == [[1, "ann2"], [2, "bob"]]
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import io
 import json
 import os
@@ -16,7 +18,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
-from stack import data, service, terraform
+from stack import data, emulator, service, terraform
 from stack.service import Service, StackError
 
 SERVER = """
@@ -144,3 +146,62 @@ def test_the_changes_hold_what_makes_them_hard() -> None:
         deleted = deleted - {key} if op == "I" else deleted | ({key} if op == "D" else set())
     assert returned > 0, "deleted keys come back"
     assert "flights/flights/LOAD0000000A.parquet" in {file.key for file in dataset.full_load}
+
+
+Sent = list[dict[str, Any]]
+
+
+async def ask(app: Any, *, path: str = "/", invocation: bytes = b"one", lost: bool = False) -> Sent:
+    """POST to the emulator's application; `lost`: the connection breaks before the answer."""
+    sent: Sent = []
+    parts = iter([{"type": "http.request", "body": b"a", "more_body": True}, {"type": "http.request", "body": b"b"}])
+
+    async def receive() -> dict[str, Any]:
+        return next(parts)
+
+    async def send(message: dict[str, Any]) -> None:
+        if lost:
+            raise ConnectionResetError
+        sent.append(message)
+
+    scope = {"type": "http", "method": "POST", "path": path, "headers": [(b"amz-sdk-invocation-id", invocation)]}
+    with contextlib.suppress(ConnectionResetError):
+        await app(scope, receive, send)
+    return sent
+
+
+def serving(*statuses: int) -> tuple[Any, list[bytes]]:
+    """An application that answers these statuses, one after another, and the bodies that it was sent."""
+    done: list[bytes] = []
+
+    async def serve(scope: Any, receive: Any, send: Any) -> None:
+        first, second = await receive(), await receive()
+        done.append(first["body"] + second["body"])
+        await send({"type": "http.response.start", "status": statuses[len(done) - 1], "headers": []})
+        await send({"type": "http.response.body", "body": b"%d" % len(done)})
+
+    return emulator.repeatable(serve), done
+
+
+@pytest.mark.parametrize(
+    ("statuses", "path", "invocations", "bodies"),
+    [
+        pytest.param((201,), "/", (b"one", b"one"), [b"1"], id="what was done is not done again"),
+        pytest.param((201, 201), "/", (b"one", b"two"), [b"2"], id="another request"),
+        pytest.param((503, 201), "/", (b"one", b"one"), [b"2"], id="an error is tried again"),
+        pytest.param((200, 200), "/f/invocations", (b"one", b"one"), [b"2"], id="a function runs again"),
+    ],
+)
+def test_the_emulator_answers_a_request_whose_answer_got_lost(
+    statuses: tuple[int, ...], path: str, invocations: tuple[bytes, bytes], bodies: list[bytes]
+) -> None:
+    app, done = serving(*statuses)
+
+    async def twice() -> Sent:
+        await ask(app, path=path, invocation=invocations[0], lost=True)
+        return await ask(app, path=path, invocation=invocations[1])
+
+    answer = asyncio.run(twice())
+    assert [m["status"] for m in answer if "status" in m] == [statuses[-1]]
+    assert [m["body"] for m in answer if "body" in m] == bodies
+    assert done == [b"ab"] * len(statuses)

@@ -10,19 +10,22 @@ holds. Each patch names what it replaces; if ministack no longer has it, the emu
 5. When one process of a function dies, all others of its version are ended, those that just start included: where
    starting is slow, none ever comes up again.
 6. A `*` in a policy ends at a newline: the role may not read a key that holds one.
-7. Now and then an answer gets lost (seen: one apply in about ten, with several requests at once). The provider repeats
-   its request, and CreateAlias, which had been done, is refused as a conflict.
+7. Now and then an answer gets lost (seen: one apply in about ten, with several requests at once). The SDK repeats its
+   request under the same invocation id, and what had been done is refused as a conflict (seen: CreateAlias,
+   AddPermission). A repetition gets the answer of the first.
 """
 
 from __future__ import annotations
 
+import asyncio
 import html
 import json
 import logging
 import os
 import re
 import sys
-from collections.abc import Callable
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from types import ModuleType
 from typing import Any
@@ -35,6 +38,13 @@ from ministack.services import cloudwatch, eventbridge, lambda_svc, sqs
 logger = logging.getLogger("stack.emulator")
 
 Wrapper = Callable[[Callable[..., Any]], Callable[..., Any]]
+Message = dict[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+App = Callable[[dict[str, Any], Receive, Send], Awaitable[None]]
+"""ASGI, "HTTP & WebSocket"."""
+REMEMBERED = 500
+"""Answers that are kept for repetitions, which come within seconds."""
 
 
 def require(module: ModuleType, name: str) -> Callable[..., Any]:
@@ -183,18 +193,53 @@ def any_characters(compile_pattern: Callable[..., Any]) -> Callable[..., Any]:
     return compile_any
 
 
-def repeatable(create_alias: Callable[..., Any]) -> Callable[..., Any]:
-    """Answer a CreateAlias of the same function, name and version as the first, whose answer may have got lost."""
+def repeatable(serve: App) -> App:
+    """Do what an SDK sends again under the same invocation id only once, and give the repetition the first answer.
 
-    def create(func_name: str, data: dict[str, Any]) -> Any:
-        function = lambda_svc._functions.get(func_name) or {}
-        made = function.get("aliases", {}).get(data.get("Name"))
-        if made is not None and made["FunctionVersion"] == data.get("FunctionVersion"):
-            logger.warning("CreateAlias %s of %s is repeated", made["Name"], func_name)
-            return responses.json_response(made, 201)
-        return create_alias(func_name, data)
+    Only POST: the other methods may be repeated as it is. An error is tried again, and so is the invocation of a
+    function, as by AWS.
+    """
+    first: OrderedDict[bytes, asyncio.Task[list[Message]]] = OrderedDict()
 
-    return create
+    async def app(scope: dict[str, Any], receive: Receive, send: Send) -> None:
+        invocation = dict(scope.get("headers") or ()).get(b"amz-sdk-invocation-id")
+        if scope.get("method") != "POST" or invocation is None or scope["path"].endswith("/invocations"):
+            await serve(scope, receive, send)
+            return
+        request = [await receive()]
+        while request[-1].get("more_body"):
+            request.append(await receive())
+        if invocation in first:
+            logger.warning("%s is repeated", scope["path"])
+        else:
+            first[invocation] = asyncio.create_task(_answer(serve, scope, request))
+            while len(first) > REMEMBERED:
+                first.popitem(last=False)
+        answer = await asyncio.shield(first[invocation])  # also where this connection is gone: the next one asks again
+        if answer[0].get("status", 500) >= 400:
+            first.pop(invocation, None)
+        for message in answer:
+            await send(message)
+
+    return app
+
+
+async def _answer(serve: App, scope: dict[str, Any], request: list[Message]) -> list[Message]:
+    """What the emulator answers to a request that has been read."""
+    answer: list[Message] = []
+    rest = iter(request)
+
+    async def receive() -> Message:
+        message = next(rest, None)
+        if message is None:
+            await asyncio.Event().wait()  # it is told of no disconnection: the answer is wanted
+        return message or {}
+
+    async def send(message: Message) -> None:
+        answer.append(message)
+
+    await serve(scope, receive, send)
+    return answer
 
 
 def main() -> None:
@@ -204,11 +249,10 @@ def main() -> None:
     patch(iam_actions, "extract_iam_action", batch_actions)
     patch(iam_evaluator, "_fnmatch_compile", any_characters)
     patch(lambda_svc, "invalidate_worker", only_the_dead)
-    patch(lambda_svc, "_create_alias", repeatable)
+    patch(app, "app", repeatable)
     require(lambda_runtime, "kill_workers")
     require(lambda_svc, "_get_base_func_record_for_ref")
     require(sqs, "queue_policy_allows")
-    require(responses, "json_response")
     os.environ["BIND_HOST"] = "127.0.0.1"  # its default is every interface
     app.main()
 
