@@ -141,8 +141,12 @@ def poison(story: Story, pipeline: Pipeline) -> None:
     status, attempts, error = entries[POISON_FILE]
     story.check(status == "failed", f"the broken file is failed after {attempts} attempt(s): {error}", entries)
     story.check(all(entries[key][0] == "completed" for key in neighbours), "its neighbours are completed", entries)
-    letters = pipeline.dead_letters()
-    mine = [letter for letter in letters if POISON_FILE in json.dumps(letter["body"])]
+    mine: list[dict[str, Any]] = []
+    deadline = time.monotonic() + 30
+    while not mine and time.monotonic() < deadline:  # sent after the ledger's line is written
+        letters = pipeline.dead_letters()
+        mine = [letter for letter in letters if POISON_FILE in json.dumps(letter["body"])]
+        time.sleep(0.5)
     reason = mine[0]["attributes"].get("error_class") if mine else None
     story.check(len(mine) == 1, f"its message is in the dead letter queue, with its reason (class {reason})", letters)
 
