@@ -24,7 +24,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from firebolt_cdc import migrations
-from firebolt_cdc.apply import instant, parquet
 from firebolt_cdc.config import Config, Mode
 from firebolt_cdc.deadline import Deadline
 from firebolt_cdc.engine import Engine
@@ -32,6 +31,7 @@ from firebolt_cdc.errors import PermanentError
 from firebolt_cdc.files import identify
 from firebolt_cdc.ledger import with_conflict_retries
 from firebolt_cdc.migrations import Runner
+from firebolt_cdc.sql import instant, read_parquet
 from firebolt_cdc.storage import Storage
 
 LEDGER, ASIDE, KEPT = "cdc_processed_files", "cdc_processed_files_guide", "cdc_processed_files_adopted"
@@ -39,7 +39,7 @@ LOAD_ID = "adopted"
 """What `cdc_applied` has instead of the name of a load."""
 _HELD = (
     "The ledger that was adopted says {}, so its rows may or may not be in the target. Check, then run firebolt-cdc "
-    "retry FILE (loads it) or firebolt-cdc settle FILE (counts it as loaded)."
+    "retry FILE --yes (loads it) or firebolt-cdc settle FILE --reason TEXT --yes (counts it as loaded)."
 )
 
 
@@ -85,11 +85,8 @@ def adopt(
     if ASIDE not in migrations.tables(engine):
         return {}
     rows = _listing(config, storage, cut_off)
-    staged = storage.stage(f"adopt-{config.name}.parquet", _parquet_bytes(rows))
-    try:
+    with storage.staged(f"adopt-{config.name}.parquet", _parquet_bytes(rows)) as staged:
         return with_conflict_retries(deadline, lambda: _copy(engine, config, runner, staged))
-    finally:
-        storage.unstage(staged)
 
 
 def _listing(config: Config, storage: Storage, cut_off: datetime) -> list[dict[str, Any]]:
@@ -142,7 +139,7 @@ def _parquet_bytes(rows: list[dict[str, Any]]) -> bytes:
 
 
 def _copy(engine: Engine, config: Config, runner: Runner, staged: str) -> dict[str, int]:
-    reading, where = parquet(config, staged=staged)
+    reading, where = read_parquet(config, staged=staged)
     request_id = "o.request_id" if "request_id" in _columns(engine, ASIDE) else "CAST(NULL AS TEXT)"
     old = (  # one line for each object, whether its lines name it with the prefix, without it, or in both ways
         "SELECT s.file_id, MAX(CASE WHEN o.status = 'completed' THEN 1 ELSE 0 END) AS done, "

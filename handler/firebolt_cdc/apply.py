@@ -2,11 +2,15 @@
 
     read the turn     it must be ours (the first statement, so that a lost BEGIN is noticed before any write)
     UPDATE the turn   version + 1, load_id = ours; whoever else updates it conflicts with us at COMMIT
+    read the turn     it must carry our load_id: else the UPDATE was in no transaction, or in another
     read cdc_applied  none of these versions may be there
     DDL               a missing table, new columns
+    count             the engine must read as many rows as the files have
     MERGE or INSERT   only while the turn's row carries our load_id, which until COMMIT only this transaction sees
     tombstones        under the same condition
+    count             an append table must have grown by the files' rows
     cdc_applied       under the same condition
+    look up in S3     what the engine read itself must still be the version that was announced
     COMMIT
 
 Without the UPDATE of the turn two workers' loads both commit; without the reading of `cdc_applied` a worker that
@@ -20,7 +24,6 @@ import re
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 
 from firebolt_cdc import ledger, protocol, schema
 from firebolt_cdc.config import Config, Deletes, MissingTable, Mode, Table
@@ -38,8 +41,9 @@ from firebolt_cdc.errors import (
     redact,
 )
 from firebolt_cdc.files import FileVersion, Kind, SourceFile, file_rank
+from firebolt_cdc.ledger import GUARD
 from firebolt_cdc.schema import DELETED, FILE, OP, SEQ, Column
-from firebolt_cdc.sql import ident, idents, marks
+from firebolt_cdc.sql import ident, idents, instant, marks, read_parquet
 from firebolt_cdc.stage import Counts, Prepared, doubled_key, explain, stage
 from firebolt_cdc.storage import Storage
 from firebolt_cdc.telemetry import logger
@@ -205,7 +209,8 @@ class Applier:
                 raise
             logger.warning("COMMIT had succeeded although its answer was an error", load_id=load_id, error=str(error))
         finally:
-            self._unstage(staged)
+            for key in staged:
+                self._storage.unstage(key)
         return Loaded(load_id, counts, ddl)
 
     def _explain(self, prepared: Sequence[Prepared], columns: Sequence[Column], error: CdcError) -> None:
@@ -243,13 +248,6 @@ class Applier:
     def _committed(self, load_id: str) -> bool:
         return bool(self._engine.query("SELECT applied_id FROM cdc_applied WHERE load_id = ?", [load_id]))
 
-    def _unstage(self, keys: Sequence[str]) -> None:
-        for key in keys:
-            try:
-                self._storage.unstage(key)
-            except CdcError as error:
-                logger.warning("a staged file stays until the bucket's lifecycle rule removes it", error=str(error))
-
     def load(self, part: Part, claim_id: str, load_id: str, *, release: bool) -> None:
         """Apply a part in one transaction.
 
@@ -272,14 +270,8 @@ class Applier:
             current = place.generation if place.current is None else place.current
             order_format = place.table.order_format if place.current is None else None
             protocol.require_turn(turns.get(place.turn), claim_id, current, order_format)
-            tx.execute(
-                "UPDATE cdc_tables SET version = version + 1, load_id = ?, updated_at = CURRENT_TIMESTAMP"
-                + (", holder = NULL, lease_until = NULL" if release else "")
-                + " WHERE turn = ? AND holder = ?",
-                [load_id, part.place.turn, claim_id],
-            )
+            ledger.write_turn(tx, place.turn, claim_id, load_id, release=release)
             self._require_unapplied(tx, part)
-            self._require_guard(tx, part.place.turn, load_id)
             self._prepare_target(tx, part)
             before = self._rows_before(tx, part)
             with tx.keeping_back(ANSWER_SECONDS):
@@ -313,11 +305,6 @@ class Applier:
         applied = ledger.read_applied(tx, [f.file.applied_id(part.place.generation) for f in part.files])
         if applied:
             raise AlreadyAppliedError(applied)
-
-    def _require_guard(self, tx: Transaction, turn: str, load_id: str) -> None:
-        rows = tx.execute("SELECT COUNT(*) FROM cdc_tables WHERE turn = ? AND load_id = ?", [turn, load_id])
-        if int(rows[0][0]) != 1:
-            raise ConflictError(f"{turn}: the transaction does not see its own write of the turn; nothing was applied")
 
     def _require_rows(
         self, tx: Transaction, reading: tuple[str, list[object]], rows: int, name: str, source: FileVersion | None
@@ -365,7 +352,11 @@ class Applier:
 
     def _apply_full(self, tx: Transaction, part: Part, file: Prepared, load_id: str) -> None:
         copy = part.copies.get(file.file.version.file_id)
-        reading = parquet(self._config, staged=copy) if copy else parquet(self._config, source=file.file.version.key)
+        reading = (
+            read_parquet(self._config, staged=copy)
+            if copy
+            else read_parquet(self._config, source=file.file.version.key)
+        )
         values = {
             column.name: (
                 f"p.{ident(source)}"
@@ -406,7 +397,7 @@ class Applier:
         names = list(dict.fromkeys(c.name for f in files for c in f.plan.mapped.values()))
         extra = [OP, SEQ] + ([FILE] if part.place.table.mode is Mode.APPEND else [])
         counts = [counts_of(f, part.counts) for f in files]
-        reading, where = parquet(self._config, staged=staged_key)
+        reading, where = read_parquet(self._config, staged=staged_key)
         rows = sum(c.rows_staged for c in counts)
         self._require_rows(tx, (reading, where), rows, f"the staged file {staged_key}", None)
         selected = f"SELECT {idents([*names, *extra], 'p.')} FROM {reading} AS p"
@@ -502,22 +493,6 @@ class Applier:
 
 def _count(tx: Transaction, what: str, parameters: Sequence[object] = ()) -> int:
     return int(tx.execute(f"SELECT COUNT(*) FROM {what} AS p", parameters)[0][0])
-
-
-GUARD = "SELECT 1 FROM cdc_tables WHERE turn = ? AND load_id = ?"
-"""True only inside the transaction that has written `load_id` into the turn."""
-
-
-def parquet(config: Config, *, staged: str | None = None, source: str | None = None) -> tuple[str, list[object]]:
-    """READ_PARQUET of one object, by its key, with its parameters."""
-    place = config.staging if staged is not None else config.source
-    key = staged or source
-    assert key is not None, "one of staged and source"
-    if config.locations is None:
-        return "READ_PARQUET(URL => ?)", [f"s3://{place.bucket}/{key}"]
-    source_location, staging_location = config.locations
-    location = staging_location if staged is not None else source_location
-    return "READ_PARQUET(LOCATION => ?, PATTERN => ?)", [location, key.removeprefix(place.prefix)]
 
 
 def target_ddl(part: Part) -> list[str]:
@@ -640,8 +615,3 @@ def merge_statement(
     guard = f" AND NOT ({is_delete})" if hard else ""
     clauses.append(f"WHEN NOT MATCHED{guard} THEN INSERT ({idents(inserted)}) VALUES ({', '.join(given)})")
     return f"MERGE INTO {ident(part.place.destination)} AS t USING ({source}) AS s ON {on} {' '.join(clauses)}", values
-
-
-def instant(moment: datetime) -> str:
-    """A moment as Firebolt reads a TIMESTAMPTZ."""
-    return moment.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S.%f+00")

@@ -5,7 +5,7 @@
 | `sweep`     | frees expired turns; mends, resets and sends again the ledger's unfinished rows                     |
 | `reconcile` | lists the source, compares with `cdc_applied`, announces what nobody announced                      |
 | `audit`     | counts doubled primary keys in the merge targets; folds doubled lines of the ledger                 |
-| `purge`     | deletes old `completed` ledger rows and duplicate lines, tombstones and shadows nothing needs again |
+| `purge`     | deletes old ledger rows (loaded, skipped), duplicate lines, tombstones and shadows nobody needs     |
 | `reload`    | carries out reloads of tables with `reload = "auto"`, once no more of the new full load comes        |
 
 All but `reconcile` leave an engine that has stopped itself asleep: without loads there is nothing new for them.
@@ -22,25 +22,23 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
 
-import boto3
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from firebolt_cdc import aws, ledger, migrations, protocol
 from firebolt_cdc import config as configuration
-from firebolt_cdc import ledger, migrations, protocol
-from firebolt_cdc.apply import instant, parquet
 from firebolt_cdc.config import Config, Mode, Reloads, Table
 from firebolt_cdc.deadline import Deadline, LambdaContext
 from firebolt_cdc.engine import Engine
 from firebolt_cdc.errors import CdcError, FailureClass, PermanentError
 from firebolt_cdc.events import Origin
-from firebolt_cdc.files import FileVersion, Kind, SkippedError, SourceFile, identify, is_of_listed
+from firebolt_cdc.files import FileVersion, Kind, SkippedError, identify, is_of_listed
 from firebolt_cdc.ledger import with_conflict_retries
 from firebolt_cdc.plan import NothingToReloadError, UndecidedError
 from firebolt_cdc.protocol import SweepAction
 from firebolt_cdc.queues import Queues
 from firebolt_cdc.reload import Reload, drop_shadows
-from firebolt_cdc.sql import ident, idents, marks
+from firebolt_cdc.sql import ident, idents, instant, marks, read_parquet
 from firebolt_cdc.storage import ObjectInfo, Storage
 from firebolt_cdc.telemetry import MetricUnit, count, logger, metrics
 
@@ -73,8 +71,8 @@ def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
     cleanup = Cleanup(
         config,
         engine,
-        Storage(boto3.client("s3"), config),
-        Queues(boto3.client("sqs"), config.queue),
+        Storage(aws.client("s3"), config),
+        Queues(aws.client("sqs"), config.queue),
         deadline,
         context,
     )
@@ -137,6 +135,7 @@ class Cleanup:
     def sweep(self) -> dict[str, int]:
         """Free expired turns, then decide about each unfinished row (`protocol.decide_sweep`)."""
         freed = self._free_expired()
+        self._return_held_for_order()
         room = max(0, self._config.cleanup.queue_limit - self._queues.depth())
         chunks, waiting = self._unfinished()
         counts = {"turns_freed": freed, "mended": 0, "reset": 0, "requeued": 0, "left": waiting}
@@ -189,6 +188,25 @@ class Cleanup:
             return len(found)
 
         return with_conflict_retries(self._deadline, free)
+
+    def _return_held_for_order(self) -> None:
+        """Files that are held because their table's order differed, and differs no more, are sent again as if a person
+        had asked for them: also those that were held by a version of the loader that does not run any more."""
+        pipeline = self._config.source.pipeline
+        held = "pipeline = ? AND status = 'pending' AND error_class = ? AND error_message LIKE ?"
+        which = [pipeline, FailureClass.HELD, f"{protocol.OTHER_ORDER}%"]
+        waiting = {str(r[0]) for r in self._engine.query(f"SELECT turn FROM cdc_processed_files WHERE {held}", which)}
+        wanted = self._config.turns
+        agreed = [name for name, turn in self._turns().items() if turn.order_format == wanted.get(name)]
+        if back := sorted(waiting & set(agreed)):
+            with_conflict_retries(
+                self._deadline,
+                lambda: self._engine.query(
+                    "UPDATE cdc_processed_files SET recorded_status = 'failed', error_class = NULL, "
+                    f"error_message = NULL WHERE {held} AND turn IN ({marks(back)})",
+                    [*which, *back],
+                ),
+            )
 
     def _turns(self) -> dict[str, protocol.Turn]:
         with self._engine.transaction() as tx:
@@ -258,7 +276,7 @@ class Cleanup:
         for u in rows:
             try:
                 file = identify(self._config, FileVersion(u.bucket, u.object_key, u.etag))
-                turn = _own_turn(turns, file)
+                turn = ledger.own_turn(turns, file)
                 wanted = {file.applied_id(turn.generation if turn else 1)}
             except PermanentError:
                 wanted = lines.get(u.row.file_id, set())
@@ -368,7 +386,7 @@ class Cleanup:
             except PermanentError:
                 objects.append(("", info))  # announced, so that the loader writes its `failed` line
             else:
-                turn = _own_turn(turns, file)
+                turn = ledger.own_turn(turns, file)
                 if protocol.superseded(turn, info.last_modified):
                     continue
                 objects.append((file.applied_id(turn.generation if turn else 1), info))
@@ -390,13 +408,11 @@ class Cleanup:
             "object_key": [version.key for version in versions],
             "etag": [version.etag for version in versions],
             "last_modified": [instant(info.last_modified) for _, info in objects],
+            "wanted": [self._wanted(info) for _, info in objects],
         }
         pq.write_table(pa.table(columns), buffer)
-        staged = self._storage.stage(f"listing-{self._config.name}-{uuid.uuid4().hex}.parquet", buffer.getvalue())
-        try:
-            yield parquet(self._config, staged=staged)
-        finally:
-            self._storage.unstage(staged)
+        with self._storage.staged(f"listing-{self._config.name}-{uuid.uuid4().hex}.parquet", buffer.getvalue()) as key:
+            yield read_parquet(self._config, staged=key)
 
     def audit(self) -> dict[str, int]:
         """Count rows beyond the first of each primary key, and file versions that were applied more than once.
@@ -467,14 +483,15 @@ class Cleanup:
         return sum(with_conflict_retries(self._deadline, partial(fold, str(row[0]))) for row in doubled)
 
     def purge(self) -> dict[str, int]:
-        """Delete what is past the retention: completed ledger rows, duplicate lines; settled tombstones; and the shadow
-        tables that reloads left."""
+        """Delete what is past the retention: ledger rows of files that are loaded or left out, duplicate lines; settled
+        tombstones; and the shadow tables that reloads left."""
         days, pipeline = self._config.cleanup.retention_days, self._config.source.pipeline
         old = "< DATE_ADD('day', ?, CURRENT_TIMESTAMP)"
         purged = {
             "ledger": self._delete(
                 "cdc_processed_files",
-                f"pipeline = ? AND status = 'completed' AND recorded_status = 'completed' AND processed_at {old}",
+                "pipeline = ? AND status IN ('completed', 'skipped') AND recorded_status = status "
+                f"AND processed_at {old}",
                 [pipeline, -days],
             ),
             "duplicate_lines": self._delete(
@@ -549,14 +566,15 @@ class Cleanup:
     def _tombstone_floor(self) -> datetime:
         """The age below which every object of the source is applied, so that no older insert can still come.
 
-        One whose name its table's patterns do not fit comes once they are corrected, unless it is settled.
+        One whose name its table's patterns do not fit comes once they are corrected, unless it is settled. One that
+        `start_after` leaves out comes only where the ledger has it as unfinished: `retry` loads that.
         """
         floor = datetime.now(UTC)
         for objects in self._listed():
             may_come = [
                 (applied_id, info)
                 for applied_id, info in objects
-                if self._wanted(info) and (applied_id or is_of_listed(self._config, info.version))
+                if applied_id or is_of_listed(self._config, info.version)
             ]
             if not may_come:
                 continue
@@ -565,7 +583,9 @@ class Cleanup:
                     f"SELECT MIN(CAST(l.last_modified AS TIMESTAMPTZ)) FROM {reading} AS l "
                     "LEFT JOIN cdc_applied a ON a.applied_id = l.applied_id "
                     "LEFT JOIN (SELECT DISTINCT file_id FROM cdc_applied) b ON b.file_id = l.file_id "
-                    "WHERE a.applied_id IS NULL AND (l.applied_id <> '' OR b.file_id IS NULL)",
+                    "LEFT JOIN cdc_processed_files f ON f.file_id = l.file_id "
+                    "WHERE a.applied_id IS NULL AND (l.applied_id <> '' OR b.file_id IS NULL) "
+                    "AND (l.wanted OR f.status IN ('failed', 'pending', 'processing'))",
                     where,
                 )
             floor = min([floor, *(row[0] for row in rows if row[0] is not None)])
@@ -580,8 +600,3 @@ class Cleanup:
                 lambda: self._engine.query(f"DELETE FROM {table} WHERE {condition}", parameters),
             )
         return found
-
-
-def _own_turn(turns: dict[str, protocol.Turn], file: SourceFile) -> protocol.Turn | None:
-    """The turn whose generation says what is applied: the target's own, also after its table has left the map."""
-    return turns.get(file.target) or turns.get(file.turn)

@@ -12,10 +12,9 @@ from enum import StrEnum
 from functools import cached_property
 from typing import Any, Self
 
-import boto3
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from firebolt_cdc import __version__
+from firebolt_cdc import __version__, aws
 from firebolt_cdc.errors import AWS_ERRORS, PermanentError, aws_error, denied
 
 ROLE_PAUSES_SECONDS = (2.0, 4.0, 8.0, 16.0)
@@ -493,7 +492,7 @@ def load(environment: dict[str, str] | None = None, s3: Any = None) -> Config:
     if env.get("CDC_CONFIG_VERSION_ID"):
         place["VersionId"] = env["CDC_CONFIG_VERSION_ID"]
     origin = f"s3://{place['Bucket']}/{place['Key']} (version {place.get('VersionId', 'latest')})"
-    client = s3 or boto3.client("s3")
+    client = s3 or aws.client("s3")
     for patience in (*ROLE_PAUSES_SECONDS, None):
         try:
             return parse(client.get_object(**place)["Body"].read(), origin)
@@ -511,7 +510,7 @@ def secret(arn: str, client: Any = None) -> dict[str, str]:
         PermanentError: the secret holds something else. Its content is never part of the message.
         TransientError: Secrets Manager did not give it.
     """
-    secrets = client or boto3.client("secretsmanager")
+    secrets = client or aws.client("secretsmanager")
     try:
         text = secrets.get_secret_value(SecretId=arn)["SecretString"]
     except AWS_ERRORS as error:

@@ -21,12 +21,11 @@ import contextlib
 from collections.abc import Generator, Iterator, Sequence
 from typing import Any
 
-import boto3
 import httpx
 from firebolt.client.auth import Auth, ClientCredentials, FireboltCore
 from firebolt.db import Connection, connect
 
-from firebolt_cdc import __version__, config
+from firebolt_cdc import __version__, aws, config
 from firebolt_cdc.core import GRACE_SECONDS, Writers
 from firebolt_cdc.deadline import Deadline
 from firebolt_cdc.errors import (
@@ -161,13 +160,10 @@ class _ServiceAccount(_Limited, ClientCredentials):
 class Engine:
     """One Firebolt engine, for one invocation. Not shared between threads."""
 
-    def __init__(
-        self, settings: config.Firebolt, deadline: Deadline, secrets: Any = None, writers: Writers | None = None
-    ) -> None:
+    def __init__(self, settings: config.Firebolt, deadline: Deadline, writers: Writers | None = None) -> None:
         self._settings = settings
         self._writers = writers
         self._deadline = deadline
-        self._secrets = secrets
         self._auth: Auth | None = None
         self._idle: Connection | None = None
         self._single: Connection | None = None
@@ -176,7 +172,7 @@ class Engine:
     def of(cls, settings: config.Config, deadline: Deadline) -> Engine:
         """The engine of a pipeline; a Firebolt Core gets its writers' notes."""
         core = settings.firebolt.core_url is not None
-        return cls(settings.firebolt, deadline, writers=Writers(boto3.client("s3"), settings) if core else None)
+        return cls(settings.firebolt, deadline, writers=Writers(aws.client("s3"), settings) if core else None)
 
     def query(self, sql: str, parameters: Sequence[Any] = ()) -> list[Row]:
         """Run one statement on its own (autocommit) and return its rows.
@@ -299,7 +295,7 @@ class Engine:
     def _service_account(self) -> Auth:
         if self._auth is None:
             assert self._settings.secret_arn is not None, "the configuration requires it without core_url"
-            account = config.secret(self._settings.secret_arn, self._secrets)
+            account = config.secret(self._settings.secret_arn)
             auth = _ServiceAccount(account["client_id"], account["client_secret"], use_token_cache=False)
             auth.deadline = self._deadline
             self._auth = auth

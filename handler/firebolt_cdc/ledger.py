@@ -204,7 +204,7 @@ class Ledger:
                 "AND (holder IS NULL OR lease_until IS NULL OR lease_until <= CURRENT_TIMESTAMP)",
                 [self.claim_id, int(self._deadline.remaining_seconds()), *by_turn],
             )
-        self._touch_turns(tx, {c.file.turn for c in holds if c.file.version.file_id not in rows} - set(by_turn))
+        touch_turns(tx, {c.file.turn for c in holds if c.file.version.file_id not in rows} - set(by_turn))
         new = [c for c in winners + holds if c.file.version.file_id not in rows]
         if new:
             self._insert(tx, [(c, by_turn.get(c.file.turn) == 1) for c in new])
@@ -221,38 +221,14 @@ class Ledger:
         mended = [c.file.version.file_id for c in claimed if c.decision.mend]
         if mended:
             tx.execute(*_mend(mended))
-        held: dict[str, list[str]] = {}
-        for c in holds:
-            row = rows.get(c.file.version.file_id)
-            if row is not None and not row.held:
-                held.setdefault(redact(c.decision.reason), []).append(c.file.version.file_id)
-        for reason, ids in held.items():
-            tx.execute(
-                "UPDATE cdc_processed_files SET status = 'pending', recorded_status = 'pending', error_class = 'held', "
-                "error_message = ?, merge_asked = FALSE, processed_at = CURRENT_TIMESTAMP "
-                f"WHERE file_id IN ({marks(ids)})",
-                [reason, *ids],
-            )
+        known = {c.file.version.file_id for c in holds if c.file.version.file_id in rows}
+        held = [c for c in holds if c.file.version.file_id in known and not rows[c.file.version.file_id].held]
+        _write_reasons(tx, held, Status.PENDING, "error_class = 'held', merge_asked = FALSE")
         given_up = [c for c in claimed if c.decision.give_up]
-        if given_up:
-            reasons = " UNION ALL ".join(["SELECT ? AS file_id, ? AS reason", *["SELECT ?, ?"] * (len(given_up) - 1)])
-            tx.execute(
-                "UPDATE cdc_processed_files SET status = 'failed', recorded_status = 'failed', claim_id = NULL, "
-                "error_class = COALESCE(error_class, 'transient'), error_message = g.reason, "
-                f"processed_at = CURRENT_TIMESTAMP FROM ({reasons}) AS g WHERE cdc_processed_files.file_id = g.file_id",
-                [value for c in given_up for value in (c.file.version.file_id, redact(c.decision.reason))],
-            )
+        _write_reasons(tx, given_up, Status.FAILED, "error_class = COALESCE(error_class, 'transient'), claim_id = NULL")
         self._move(tx, [c.file for c in [*winners, *holds, *given_up]], rows)
         duplicates = self._duplicates(tx, candidates, claimed)
         return bool(by_turn or new or mended or held or given_up or duplicates)
-
-    def _touch_turns(self, tx: Transaction, turns: set[str]) -> None:
-        """Write the turns without taking them, so that two inserts of one ledger row cannot both commit."""
-        if turns:
-            tx.execute(
-                f"UPDATE cdc_tables SET version = version + 1 WHERE turn IN ({marks(list(turns))})",
-                sorted(turns),
-            )
 
     def _insert(self, tx: Transaction, new: Sequence[tuple[Claimed, bool]]) -> None:
         values: list[object] = []
@@ -475,7 +451,7 @@ class Ledger:
                 if anywhere and tx.execute(done, [version.file_id]):
                     return False
                 known = read_rows(tx, [version.file_id])
-                self._touch_turns(tx, {turn})
+                touch_turns(tx, {turn})
                 if version.file_id in known:
                     tx.execute(
                         "UPDATE cdc_processed_files SET status = ?, recorded_status = ?, error_class = ?, "
@@ -550,6 +526,47 @@ def read_turns(tx: Transaction, names: set[str], *, first: bool = False) -> dict
     run = tx.begin if first else tx.execute
     rows = run(f"SELECT {TURN_COLUMNS} FROM cdc_tables WHERE turn IN ({marks(list(names))})", sorted(names))
     return {str(row[0]): turn_of(row) for row in rows}
+
+
+def own_turn(turns: dict[str, Turn], file: SourceFile) -> Turn | None:
+    """The turn whose generation says what is applied: the target's own, also after its table has left the map."""
+    return turns.get(file.target) or turns.get(file.turn)
+
+
+def touch_turns(tx: Transaction, turns: set[str]) -> None:
+    """Write the turns without taking them, so that two inserts of one ledger row cannot both commit."""
+    if turns:
+        tx.execute(
+            f"UPDATE cdc_tables SET version = version + 1 WHERE turn IN ({marks(list(turns))})",
+            sorted(turns),
+        )
+
+
+GUARD = "SELECT 1 FROM cdc_tables WHERE turn = ? AND load_id = ?"
+"""True only inside the transaction that has written `load_id` into the turn."""
+
+
+def write_turn(tx: Transaction, turn: str, claim_id: str, load_id: str, *, release: bool = False) -> None:
+    """Write the turn in the name of a load: what makes two loads of one table conflict, and GUARD true in this one.
+
+    Args:
+        tx: the load's transaction.
+        turn: which turn.
+        claim_id: its holder.
+        load_id: the load's name, never used before.
+        release: give the turn back in the same transaction.
+
+    Raises:
+        ConflictError: the transaction does not see its own write: it is lost, or another has the turn.
+    """
+    tx.execute(
+        "UPDATE cdc_tables SET version = version + 1, load_id = ?, updated_at = CURRENT_TIMESTAMP"
+        + (", holder = NULL, lease_until = NULL" if release else "")
+        + " WHERE turn = ? AND holder = ?",
+        [load_id, turn, claim_id],
+    )
+    if len(tx.execute(GUARD, [turn, load_id])) != 1:
+        raise ConflictError(f"{turn}: the transaction does not see its own write of the turn; nothing was applied")
 
 
 def read_applied(tx: Transaction, applied_ids: Sequence[str]) -> set[str]:
@@ -661,6 +678,18 @@ APPLIED_COLUMNS = (
     "file_modified_at",
 )
 """What the ledger repeats of `cdc_applied`."""
+
+
+def _write_reasons(tx: Transaction, claimed: Sequence[Claimed], status: Status, more: str) -> None:
+    """Write a status with each file's own reason, in one statement (Firebolt allows 100 in a transaction)."""
+    if claimed:
+        reasons = " UNION ALL ".join(["SELECT ? AS file_id, ? AS reason", *["SELECT ?, ?"] * (len(claimed) - 1)])
+        tx.execute(
+            f"UPDATE cdc_processed_files SET status = ?, recorded_status = ?, {more}, "
+            "error_message = r.reason, processed_at = CURRENT_TIMESTAMP "
+            f"FROM ({reasons}) AS r WHERE cdc_processed_files.file_id = r.file_id",
+            [status, status, *(v for c in claimed for v in (c.file.version.file_id, redact(c.decision.reason)))],
+        )
 
 
 def _mend(file_ids: Sequence[str]) -> tuple[str, list[object]]:

@@ -20,11 +20,8 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
 
-import boto3
-from botocore.config import Config as BotoConfig
-
+from firebolt_cdc import aws, events, files, migrations
 from firebolt_cdc import config as configuration
-from firebolt_cdc import events, files, migrations
 from firebolt_cdc.apply import (
     PART_FILES,
     PART_FULL_BYTES,
@@ -62,7 +59,7 @@ from firebolt_cdc.files import FileVersion, Kind, SkippedError, SourceFile
 from firebolt_cdc.ledger import SETTLED, Candidate, Claimed, Ledger
 from firebolt_cdc.parquet import TooLargeError, room_bytes
 from firebolt_cdc.protocol import RELOADED, Status, Verdict, target_lost, way_out
-from firebolt_cdc.queues import Queues, bodies
+from firebolt_cdc.queues import Queues, dead_letter_body
 from firebolt_cdc.schema import CHANGE_LENGTH, RESERVED, Column, add_column
 from firebolt_cdc.sql import marks
 from firebolt_cdc.stage import Counts, Prepared, prepare
@@ -82,9 +79,7 @@ CLAIM_FILES = 200
 """File versions of one claim; a larger batch is claimed and loaded in several."""
 START_SECONDS = 12.0
 """With less than this left, no further part is begun."""
-PATIENCE = BotoConfig(connect_timeout=10, read_timeout=30, retries={"mode": "standard", "total_max_attempts": 3})
-"""AWS that says nothing is given up well within an invocation, which would end as if its file had killed it."""
-WHOLE = 0.75
+WHOLE_SHARE = 0.75
 """Which share of an invocation's time counts as a whole invocation."""
 
 
@@ -329,7 +324,7 @@ class Worker:
         slow = isinstance(failure, TooSlowError)
         if len(left) == 1 and len(batch) == 1:
             file = left[0].file
-            if slow and file.kind is Kind.FULL and began >= WHOLE * self._seconds:
+            if slow and file.kind is Kind.FULL and began >= WHOLE_SHARE * self._seconds:
                 failure = PermanentError(
                     f"{file.version}: too large for the loader's timeout ({self._seconds:.0f} s): run "
                     f"`firebolt-cdc load {file.file_key} --max-duration 2h --yes`; {failure}"
@@ -578,9 +573,7 @@ class Worker:
         except CdcError as error:
             self._ledger_failed([file.version], error)
             return
-        retry = failure.failure_class in (FailureClass.TRANSIENT, FailureClass.CONFLICT)
-        ending = Ending.WAITING if retry else _ENDINGS.get(type(failure), Ending.REJECTED)
-        self._end(file.version, ending, str(failure), failure.failure_class)
+        self._end(file.version, _ending(failure), str(failure), failure.failure_class)
 
     def _release(self) -> None:
         """Give back what is still held. A turn that its last load gave back costs nothing here."""
@@ -622,7 +615,13 @@ class Worker:
             logger.info("File already processed", file_key=key)
 
 
-_ENDINGS: dict[type[CdcError], Ending] = {HeldError: Ending.HELD, SupersededError: Ending.SKIPPED}
+def _ending(failure: CdcError) -> Ending:
+    """How a file's turn ends that failed so when it was tried alone; `Ledger.fail` writes the status that fits."""
+    if failure.failure_class in (FailureClass.TRANSIENT, FailureClass.CONFLICT):
+        return Ending.WAITING
+    if failure.failure_class is FailureClass.HELD:
+        return Ending.HELD
+    return Ending.SKIPPED if isinstance(failure, SupersededError) else Ending.REJECTED
 
 
 @functools.cache
@@ -632,7 +631,7 @@ def _config() -> Config:
 
 @functools.cache
 def _client(service: str) -> Any:
-    return boto3.client(service, config=PATIENCE)
+    return aws.client(service)
 
 
 @contextlib.contextmanager
@@ -721,7 +720,7 @@ def _dispose(queues: Queues, outcome: Outcome, announced: Sequence[Delivery], no
         queues.send_copy(oldest, outcome.reason)
     elif outcome.ending is Ending.REJECTED:
         queues.send_dead_letter(
-            bodies(announced), outcome.failure or FailureClass.PERMANENT, outcome.reason, outcome.file_key
+            dead_letter_body(announced), outcome.failure or FailureClass.PERMANENT, outcome.reason, outcome.file_key
         )
 
 

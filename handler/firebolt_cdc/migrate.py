@@ -10,17 +10,15 @@ from collections.abc import Mapping, Sequence, Set
 from datetime import UTC, datetime
 from typing import Any
 
-import boto3
-
-from firebolt_cdc import adopt, migrations
+from firebolt_cdc import adopt, aws, migrations
 from firebolt_cdc import config as configuration
 from firebolt_cdc.config import Config
 from firebolt_cdc.deadline import Deadline, LambdaContext
 from firebolt_cdc.engine import Engine, Transaction
 from firebolt_cdc.errors import PermanentError
+from firebolt_cdc.files import folder
 from firebolt_cdc.ledger import with_conflict_retries
 from firebolt_cdc.migrations import Runner
-from firebolt_cdc.protocol import OTHER_ORDER
 from firebolt_cdc.sql import ident, marks
 from firebolt_cdc.storage import Storage
 from firebolt_cdc.telemetry import logger
@@ -41,7 +39,7 @@ def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
     engine = Engine.of(config, deadline)
     try:
         if action == "migrate":
-            return migrate(engine, config, Storage(boto3.client("s3"), config), deadline)
+            return migrate(engine, config, Storage(aws.client("s3"), config), deadline)
         applied, pending = Runner(engine, deadline).status()
         return {
             "status": action,
@@ -88,8 +86,6 @@ def seed(engine: Engine, config: Config, runner: Runner) -> list[str]:
     The order of a table that holds nothing yet follows the configuration. A row says its source table; that of a target
     that has left the map says none.
 
-    Files that are held because the table's order differed, and differs no more, go back to the queue by the next sweep.
-
     Raises:
         PermanentError: a target belongs to another pipeline, or was filled under another name; or another pipeline
             reads some of the same objects.
@@ -120,18 +116,10 @@ def seed(engine: Engine, config: Config, runner: Runner) -> list[str]:
             tx.execute(f"UPDATE cdc_tables SET order_format = ? WHERE turn IN ({marks(turns)})", [order_format, *turns])
         new = [turn for turn in config.turns if turn not in owners]
         filled = {(str(source), str(turn)) for turn, owner, _, source in known if owner == pipeline}
-        if renamed := [turn for turn in new if turn in present]:  # a turn whose table left the map names no source
-            filled |= {
-                (str(source), str(target))
-                for source, target in tx.execute(
-                    "SELECT DISTINCT source_table, target_table FROM cdc_processed_files WHERE pipeline = ? "
-                    "AND status = 'completed'",
-                    [pipeline],
-                )
-            }
-        for target in renamed:
+        for target in (turn for turn in new if turn in present and turn in sources):
             gone = loaded - config.turns.keys()
-            former = sorted(turn for source, turn in filled if source == sources.get(target) and turn in gone)
+            into = {turn for source, turn in filled if source == sources[target]}
+            former = sorted((into | _filled_from(tx, config, sources[target])) & gone)
             if former and tx.execute(f"SELECT 1 FROM {ident(target)} LIMIT 1"):
                 raise PermanentError(
                     f"{sources[target]} was loaded into {former[0]}, and is now to go to {target}, which has rows: "
@@ -150,15 +138,20 @@ def seed(engine: Engine, config: Config, runner: Runner) -> list[str]:
             )
             # A load under the shared turn of unlisted tables that is under way must not commit beside this.
             tx.execute("UPDATE cdc_tables SET version = version + 1 WHERE turn = ?", [config.unlisted_turn])
-        agreed = [t for t, wanted in config.turns.items() if formats.get(t, wanted) == wanted or t not in loaded]
-        tx.execute(
-            "UPDATE cdc_processed_files SET recorded_status = 'failed', error_class = NULL, error_message = NULL "
-            f"WHERE pipeline = ? AND turn IN ({marks(agreed)}) AND status = 'pending' AND error_class = 'held' "
-            "AND error_message LIKE ?",
-            [pipeline, *agreed, f"{OTHER_ORDER}%"],
-        )
         tx.commit()
     return new
+
+
+def _filled_from(tx: Transaction, config: Config, source: str) -> set[str]:
+    """The targets that files below a table's path were applied to: the turn of one that left the map says no source."""
+    path = folder(config, source).removeprefix(config.source.prefix)
+    if not path:
+        return set()
+    rows = tx.execute(
+        "SELECT DISTINCT target_table FROM cdc_applied WHERE pipeline = ? AND SUBSTR(file_key, 1, ?) = ?",
+        [config.source.pipeline, len(path), path],
+    )
+    return {str(row[0]) for row in rows}
 
 
 def _require_apart(pipeline: str, pipelines: Set[str]) -> None:

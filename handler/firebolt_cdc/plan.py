@@ -268,7 +268,9 @@ class Planner:
         )
         if not rows:
             return ""
-        return f". Full-load files are held: firebolt-cdc retry {' '.join(str(row[0]) for row in rows)} loads them"
+        return (
+            f". Full-load files are held: firebolt-cdc retry {' '.join(str(row[0]) for row in rows)} --yes loads them"
+        )
 
     def _settled(self, table: Table, current: int) -> dict[str, str]:
         rows = self._engine.query(

@@ -30,6 +30,10 @@ class Status(StrEnum):
     SKIPPED = "skipped"
 
 
+OTHER_ORDER = "the table's rows are ordered by"
+"""How the reason begins for which files of a table are held whose `order` was changed."""
+
+
 @dataclass(frozen=True)
 class Turn:
     """A row of `cdc_tables` as one transaction sees it."""
@@ -90,6 +94,11 @@ class LedgerRow:
         return self.status == Status.PENDING and self.error_class == FailureClass.HELD
 
     @property
+    def held_for_order(self) -> bool:
+        """Whether it waits until the table's order and the configured one agree: then the sweep sends it again."""
+        return self.held and (self.error_message or "").startswith(OTHER_ORDER)
+
+    @property
     def asked(self) -> bool:
         """Whether a person has decided that it is loaded although it is a reload, and it has not come to an end since.
 
@@ -99,8 +108,6 @@ class LedgerRow:
 
 
 RELOADED = "DMS has reloaded the table"
-OTHER_ORDER = "the table's rows are ordered by"
-"""How the reason begins for which files of a table are held whose `order` was changed; `migrate.seed` looks for it."""
 
 
 def way_out(table: str | None, *, first: bool = False) -> str:
@@ -125,8 +132,8 @@ def way_out(table: str | None, *, first: bool = False) -> str:
     if table is None:
         return (
             "Appending the new full load would repeat its rows: list the table in `tables` and apply, then run "
-            "firebolt-cdc reload TABLE or, if that finds nothing to reload from, firebolt-cdc retry FILE. (While it is "
-            "not listed, firebolt-cdc retry FILE appends the file all the same.)"
+            "firebolt-cdc reload TABLE or, if that finds nothing to reload from, firebolt-cdc retry FILE --yes. (While "
+            "it is not listed, firebolt-cdc retry FILE --yes appends the file all the same.)"
         )
     return (
         "Merging the new full load would leave rows that the source no longer has: when it is complete, and the task "
@@ -141,9 +148,10 @@ def target_lost(target: str, *, listed: bool) -> str:
     begin = f"run firebolt-cdc reload {target if listed else 'TABLE'} --everything"
     return (
         f"the target {target} was filled before and is missing now, or the loader may not see it: a new one would lack "
-        "all that was in it. Restore it, then run firebolt-cdc retry FILE; or, to fill a new one from all files in S3, "
-        f"{begin if listed else f'list the table in `tables` and apply, then {begin}'} (without --everything where DMS "
-        "has loaded the table anew). (firebolt-cdc retry FILE loads the file into a new table all the same.)"
+        "all that was in it. Restore it, then run firebolt-cdc retry FILE --yes; or, to fill a new one from all files "
+        f"in S3, {begin if listed else f'list the table in `tables` and apply, then {begin}'} (without --everything "
+        "where DMS has loaded the table anew). (firebolt-cdc retry FILE --yes loads the file into a new table all the "
+        "same.)"
     )
 
 

@@ -110,6 +110,6 @@ def _attributes(values: dict[str, str]) -> dict[str, dict[str, str]]:
     return {name: {"DataType": "String", "StringValue": str(value)} for name, value in values.items()}
 
 
-def bodies(deliveries: Sequence[Delivery]) -> str:
-    """The body that a dead letter of a file carries: the event as it came."""
+def dead_letter_body(deliveries: Sequence[Delivery]) -> str:
+    """What the dead letter of a file carries: the event as it came, of the first of its deliveries."""
     return json.dumps(dict(deliveries[0].body))

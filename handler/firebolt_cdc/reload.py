@@ -21,11 +21,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-import boto3
-
-from firebolt_cdc import ledger, protocol, schema
+from firebolt_cdc import aws, ledger, protocol, schema
 from firebolt_cdc.apply import (
-    GUARD,
     PART_FILES,
     PART_FULL_BYTES,
     PART_FULL_LOADS,
@@ -33,7 +30,6 @@ from firebolt_cdc.apply import (
     Applier,
     Place,
     create_table,
-    instant,
     target_columns,
 )
 from firebolt_cdc.config import Config
@@ -48,11 +44,11 @@ from firebolt_cdc.errors import (
     TurnLostError,
 )
 from firebolt_cdc.files import Kind
-from firebolt_cdc.ledger import UNWANTED, Ledger
+from firebolt_cdc.ledger import GUARD, UNWANTED, Ledger
 from firebolt_cdc.migrations import tables
 from firebolt_cdc.parquet import TooLargeError, room_bytes
 from firebolt_cdc.plan import Item, Plan, Planner, UndecidedError
-from firebolt_cdc.sql import ident, idents, marks
+from firebolt_cdc.sql import ident, idents, instant, marks
 from firebolt_cdc.stage import Prepared, prepare
 from firebolt_cdc.storage import Storage
 from firebolt_cdc.telemetry import logger
@@ -104,7 +100,7 @@ class Reload:
         """A reload by whoever `context` describes: an invocation, or the operator's machine."""
         book = Ledger(engine, config, deadline, context.aws_request_id, context.invoked_function_arn)
         memory_bytes = int(context.memory_limit_in_mb) * 2**20
-        return cls(config, engine, Storage(boto3.client("s3"), config), book, deadline, memory_bytes)
+        return cls(config, engine, Storage(aws.client("s3"), config), book, deadline, memory_bytes)
 
     def plan(self, name: str, *, everything: bool = False) -> Plan:
         """See `Planner.plan`."""
@@ -188,7 +184,7 @@ class Reload:
             with self._engine.transaction() as tx:
                 turn = ledger.read_turns(tx, {target}, first=True).get(target)
                 protocol.require_turn(turn, self._ledger.claim_id, plan.current)
-                tx.execute("UPDATE cdc_tables SET version = version + 1 WHERE turn = ?", [target])
+                ledger.touch_turns(tx, {target})
                 tx.execute(
                     "UPDATE cdc_reloads SET status = 'abandoned', ended_at = CURRENT_TIMESTAMP "
                     "WHERE turn = ? AND status = 'building' AND generation <> ?",
@@ -324,14 +320,7 @@ class Reload:
         with self._engine.transaction() as tx:
             turn = ledger.read_turns(tx, {table.target}, first=True).get(table.target)
             protocol.require_turn(turn, self._ledger.claim_id, plan.current)
-            tx.execute(
-                "UPDATE cdc_tables SET version = version + 1, load_id = ?, updated_at = CURRENT_TIMESTAMP "
-                "WHERE turn = ? AND holder = ?",
-                [load_id, table.target, self._ledger.claim_id],
-            )
-            held = tx.execute(GUARD, [table.target, load_id])
-            if len(held) != 1:
-                raise ConflictError(f"{table.target}: the transaction does not see its own write of the turn")
+            ledger.write_turn(tx, table.target, self._ledger.claim_id, load_id)
             self._require_complete(tx, plan, allow_gone=allow_gone)
             self._keep_settled(tx, plan, [table.target, load_id])
             if not present:
@@ -439,7 +428,7 @@ class Reload:
         with self._engine.transaction() as tx:
             turn = ledger.read_turns(tx, {target}, first=True).get(target)
             protocol.require_turn(turn, self._ledger.claim_id, plan.current)
-            tx.execute("UPDATE cdc_tables SET version = version + 1 WHERE turn = ?", [target])
+            ledger.touch_turns(tx, {target})
             tx.execute(
                 "INSERT INTO cdc_processed_files (file_key, status, processed_at, attempt_count, file_id, pipeline, "
                 "turn, bucket, object_key, etag, source_table, target_table, kind, recorded_status, alone_count, "

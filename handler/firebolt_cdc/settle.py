@@ -85,14 +85,17 @@ def settle(engine: Engine, config: Config, deadline: Deadline, found: Sequence[U
 def _settle(engine: Engine, config: Config, one: Unsettled, note: str) -> None:
     file, load_id = one.file, f"{ledger.SETTLED_LOAD}{one.error_class}"
     version, pipeline = one.version, config.source.pipeline
-    name, target, kind = (file.turn, file.target, file.kind) if file else (config.unlisted_turn, NO_TARGET, Kind.CHANGE)
+    shared = config.unlisted_turn
+    target, kind = (file.target, file.kind) if file else (NO_TARGET, Kind.CHANGE)
     with engine.transaction() as tx:
-        turn = ledger.read_turns(tx, {name}, first=True).get(name)
+        turns = ledger.read_turns(tx, {file.turn, file.target} if file else {shared}, first=True)
+        turn = ledger.own_turn(turns, file) if file else turns.get(shared)
+        name = turn.name if turn else shared
         if turn is None or turn.pipeline != pipeline:
             raise PermanentError(f"{version}: {name} is no turn of this pipeline: run firebolt-cdc migrate --yes")
         if turn.holder is not None and turn.live:
             raise ConflictError(f"{version}: {name} is being loaded by a worker; nothing was settled, try again")
-        tx.execute("UPDATE cdc_tables SET version = version + 1, updated_at = CURRENT_TIMESTAMP WHERE turn = ?", [name])
+        ledger.touch_turns(tx, {name})
         generation = turn.generation if file else 0
         applied_id = version.applied_id(target, generation)
         if ledger.read_applied(tx, [applied_id]):

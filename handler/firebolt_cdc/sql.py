@@ -1,9 +1,11 @@
-"""The two ways by which anything gets into SQL: identifiers are quoted here, values are always parameters."""
+"""The two ways by which anything gets into SQL: identifiers are quoted, values are parameters; and two phrases."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import UTC, datetime
 
+from firebolt_cdc.config import Config
 from firebolt_cdc.errors import PermanentError
 
 
@@ -26,3 +28,20 @@ def idents(names: Sequence[str], prefix: str = "") -> str:
 def marks(values: Sequence[object]) -> str:
     """As many parameter marks as values: for IN lists and VALUES tuples."""
     return ", ".join("?" for _ in values)
+
+
+def instant(moment: datetime) -> str:
+    """A moment as Firebolt reads a TIMESTAMPTZ."""
+    return moment.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S.%f+00")
+
+
+def read_parquet(config: Config, *, staged: str | None = None, source: str | None = None) -> tuple[str, list[object]]:
+    """READ_PARQUET of one object, by its key, with its parameters."""
+    place = config.staging if staged is not None else config.source
+    key = staged or source
+    assert key is not None, "one of staged and source"
+    if config.locations is None:
+        return "READ_PARQUET(URL => ?)", [f"s3://{place.bucket}/{key}"]
+    source_location, staging_location = config.locations
+    location = staging_location if staged is not None else source_location
+    return "READ_PARQUET(LOCATION => ?, PATTERN => ?)", [location, key.removeprefix(place.prefix)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from firebolt_cdc.config import Config
 from firebolt_cdc.errors import AWS_ERRORS, GoneError, aws_error
 from firebolt_cdc.events import plain_etag
 from firebolt_cdc.files import FileVersion
+from firebolt_cdc.telemetry import logger
 
 PREFETCH_BYTES = 64 * 1024 * 1024
 """Objects up to this size are fetched whole; of larger ones only the ranges that are read."""
@@ -152,12 +154,20 @@ class Storage:
         return key
 
     def unstage(self, key: str) -> None:
-        """Delete a staged file.
-
-        Raises:
-            TransientError: S3 did not do it; the bucket's lifecycle rule removes it within a day.
-        """
+        """Delete a staged file. That it stays is no failure of the work that is done: the bucket's lifecycle rule
+        removes it."""
         try:
             self._s3.delete_object(Bucket=self._config.staging.bucket, Key=key)
         except AWS_ERRORS as error:
-            raise aws_error(error, f"deleting the staged file {key}") from error
+            logger.warning(
+                "a staged file stays until the bucket's lifecycle rule removes it", key=key, error=str(error)
+            )
+
+    @contextlib.contextmanager
+    def staged(self, name: str, body: bytes) -> Iterator[str]:
+        """A staged file's key, for as long as the engine reads it."""
+        key = self.stage(name, body)
+        try:
+            yield key
+        finally:
+            self.unstage(key)

@@ -289,6 +289,8 @@ def _resting(file: Whereabouts, row: LedgerRow, config: Config) -> str | None:
     """What nothing but a person moves."""
     if _asked(row):
         return None
+    if row.held_for_order and file.turn is not None and file.turn.order_format == _order_format(file):
+        return "Held while its table's order was another than the configured one: the next sweep sends it to the queue."
     if row.held:
         return f"Held: {row.error_message or 'it needs a decision: firebolt-cdc retry, settle or reload'}"
     if not protocol.needs_operator(row, config.loader.max_attempts):
@@ -301,6 +303,10 @@ def _resting(file: Whereabouts, row: LedgerRow, config: Config) -> str | None:
         )
     tries = "" if row.final else f" after {row.alone_count} of {config.loader.max_attempts} attempts"
     return f"Given up{tries}: mend the cause (the ledger's message), then firebolt-cdc retry {name} --yes"
+
+
+def _order_format(file: Whereabouts) -> str | None:
+    return file.source.table.order_format if file.source else None
 
 
 def _asked(row: LedgerRow) -> bool:

@@ -10,7 +10,6 @@ from typing import cast
 
 from assumptions.bench import Bench, Session, UnaskableError, is_conflict
 from firebolt_cdc.apply import (
-    GUARD,
     PART_FULL_LOADS,
     Part,
     Place,
@@ -22,6 +21,7 @@ from firebolt_cdc.apply import (
 from firebolt_cdc.config import Table
 from firebolt_cdc.engine import Engine
 from firebolt_cdc.errors import ENGINE_ERRORS, ConflictError, EngineRejectedError
+from firebolt_cdc.ledger import GUARD
 from firebolt_cdc.schema import OP, SEQ, Column, add_column
 
 LOAD_STATEMENTS = 12 + 3 * PART_FULL_LOADS

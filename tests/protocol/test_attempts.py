@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError, EndpointConnectionError
 
-from firebolt_cdc import loader
+from firebolt_cdc import aws, loader
 from firebolt_cdc.engine import Transaction
 from firebolt_cdc.errors import ConflictError, HeldError
 from firebolt_cdc.loader import Worker
@@ -208,6 +208,26 @@ def test_many_files_whose_attempts_are_used_up_are_given_up_by_one_statement(
         assert message == f"tried 3 times alone; last: said {key}"
 
 
+def test_files_of_many_tables_that_are_held_are_written_by_one_statement(
+    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = ("sessions", "users")
+    pipeline.configure(tables={f"fair/{name}": table_config(name, ["sid"]) for name in names})
+    pipeline.migrate()
+    events = [pipeline.put(f"fair/{name}/20241124-1.parquet", sessions(("I", 1, "a"))) for name in names]
+    with down("HeadObject", NO_CONNECTION):
+        assert pipeline.deliver(*events) == []
+    order = {"by": "number", "column": "sid"}
+    pipeline.sql("UPDATE cdc_tables SET order_format = 'another'")
+    pipeline.configure(tables={f"fair/{name}": table_config(name, ["sid"], order=order) for name in names})
+    statements = updates_of_files(monkeypatch)
+    assert pipeline.deliver(*events) == []
+    assert set(pipeline.ledger().values()) == {("pending", "held")}
+    assert len(statements) == 1
+    reasons = pipeline.sql("SELECT COUNT(DISTINCT error_message) FROM cdc_processed_files")
+    assert reasons == [[2]], "each names its table"
+
+
 NO_CONNECTION = EndpointConnectionError(endpoint_url="https://s3.invalid")
 
 
@@ -313,7 +333,7 @@ def test_a_refusal_by_s3_is_counted_and_ends(pipeline: Pipeline) -> None:
 
 def test_aws_that_says_nothing_is_given_up_within_the_invocation(pipeline: Pipeline) -> None:
     """Else Lambda ends it, and that counts as an attempt of a file that was claimed alone."""
-    for service in ("s3", "sqs"):
-        config = loader._client(service).meta.config
+    for service in ("s3", "sqs", "secretsmanager"):
+        config = aws.client(service).meta.config
         longest = max(config.connect_timeout, config.read_timeout) * config.retries["total_max_attempts"]
         assert longest <= 300 / 2, "half of loader.timeout_seconds"

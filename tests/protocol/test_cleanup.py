@@ -238,6 +238,19 @@ def test_purge_deletes_only_what_is_settled(pipeline: Pipeline) -> None:
     assert pipeline.sql.value("SELECT COUNT(*) FROM cdc_applied") == 1
 
 
+def test_purge_deletes_what_was_skipped_and_nothing_brings_it_back(pipeline: Pipeline) -> None:
+    pipeline.configure(unlisted_tables="skip")
+    unlisted = pipeline.put("fair/other/20241124-1.parquet", sessions(("I", 1, "a")))
+    assert pipeline.deliver(unlisted) == []
+    assert set(pipeline.ledger().values()) == {("skipped", "permanent")}
+    pipeline.sql("UPDATE cdc_processed_files SET processed_at = processed_at - INTERVAL '40' DAY")
+    pipeline.sql("UPDATE cdc_processed_files SET status = 'pending'")
+    assert pipeline.clean("purge")["purge"]["ledger"] == 0, "a person has asked for it"
+    pipeline.sql("UPDATE cdc_processed_files SET status = 'skipped'")
+    assert pipeline.clean("purge")["purge"]["ledger"] == 1
+    assert pipeline.clean("reconcile")["reconcile"]["missing"] == 0
+
+
 @pytest.mark.usefixtures("listed")
 def test_reconcile_announces_no_more_than_the_queue_has_room_for(pipeline: Pipeline) -> None:
     pipeline.configure(cleanup=pipeline.config["cleanup"] | {"queue_limit": 2})
@@ -322,6 +335,19 @@ def test_an_object_that_start_after_leaves_out_lets_tombstones_go(
     pipeline.configure(source=pipeline.config["source"] | {"start_after": start})
     assert pipeline.clean("reconcile")["reconcile"]["missing"] == 1, "newer than that"
     pipeline.sql("DELETE FROM cdc_processed_files")
+    assert forty_days_later() == 1
+
+
+@pytest.mark.usefixtures("listed")
+def test_a_failed_file_that_start_after_leaves_out_keeps_tombstones(
+    pipeline: Pipeline, command: Command, forty_days_later: Callable[[], int]
+) -> None:
+    assert pipeline.deliver(pipeline.put(TWO, b"junk")) == []
+    assert pipeline.deliver(pipeline.put(ONE, sessions(("D", 1, None)))) == []
+    start = (datetime.now(UTC) - timedelta(days=40)).isoformat()
+    pipeline.configure(source=pipeline.config["source"] | {"start_after": start})
+    assert forty_days_later() == 0, "retry may still load it"
+    command(cli.settle, [TWO], reason="junk", yes=True)
     assert forty_days_later() == 1
 
 

@@ -7,11 +7,13 @@ import re
 import threading
 import time
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
+from botocore.exceptions import ClientError
 
+from firebolt_cdc import aws, migrations
 from firebolt_cdc import config as configuration
-from firebolt_cdc import migrations
 from firebolt_cdc.deadline import Deadline
 from firebolt_cdc.engine import Engine
 from firebolt_cdc.errors import LedgerUnavailableError, PermanentError
@@ -168,6 +170,7 @@ def test_a_target_that_was_renamed_with_its_rows_is_refused(pipeline: Pipeline, 
     if delisted:
         pipeline.configure(tables={"fair/events": table_config("events")})
         pipeline.migrate()
+        pipeline.sql("DELETE FROM cdc_processed_files")  # as a purge does, past the retention
     pipeline.sql("ALTER TABLE sessions RENAME TO visits")
     pipeline.configure(tables={"fair/sessions": table_config("visits", ["sid"])})
     with pytest.raises(PermanentError, match=r'into sessions, .* visits, which has rows.*set target = "sessions"'):
@@ -279,6 +282,31 @@ def test_a_ledger_made_by_hand_is_adopted(engine: StandIn, moment: str) -> None:
     assert pipeline.sql('SELECT "sid", "user" FROM sessions') == [[4, "unknown"]], "newer than the ledger"
     assert pipeline.deliver(pipeline.put(keys["done"], sessions(("I", 9, "new")))) == []
     assert pipeline.sql('SELECT "sid" FROM sessions ORDER BY "sid"') == [[4], [9]], "a new version of an adopted file"
+
+
+def test_a_staged_file_that_cannot_be_deleted_fails_no_adoption(
+    engine: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pipeline = Pipeline(engine.url, {"fair/sessions": table_config("sessions", ["sid"])})
+    pipeline.sql("CREATE TABLE cdc_processed_files (file_key TEXT, status TEXT, processed_at TIMESTAMPTZ)")
+    denied = ClientError(
+        {"Error": {"Code": "AccessDenied"}, "ResponseMetadata": {"HTTPStatusCode": 403}}, "DeleteObject"
+    )
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise denied
+
+    made = aws.client
+
+    def client(service: str) -> Any:
+        found = made(service)
+        found.meta.events.register("before-call.s3.DeleteObject", refuse)
+        return found
+
+    monkeypatch.setattr(aws, "client", client)
+    assert pipeline.migrate()["adopted"] == {"applied": 0, "held": 0}
+    staged = pipeline.s3.list_objects_v2(Bucket=pipeline.config["staging"]["bucket"]).get("Contents", [])
+    assert any("adopt-" in one["Key"] for one in staged)
 
 
 def test_an_adopted_ledger_that_names_a_file_in_two_ways_gives_one_row(engine: StandIn) -> None:

@@ -86,12 +86,27 @@ def test_files_held_for_their_order_are_loaded_once_the_setting_is_restored(pipe
     assert pipeline.ledger()[LATER.format(11)] == ("pending", "held")
     pipeline.migrate()
     assert pipeline.ledger()[LATER.format(11)] == ("pending", "held"), "the setting is still another one"
+    assert pipeline.clean("sweep")["sweep"]["requeued"] == 0
     pipeline.configure(tables=before)
     pipeline.migrate()
     assert pipeline.clean("sweep")["sweep"]["requeued"] == 1
     pipeline.drain()
     assert pipeline.ledger()[LATER.format(11)] == ("completed", None)
     assert pipeline.sql('SELECT "sid", "user" FROM sessions') == [[1, "b"]]
+
+
+def test_files_that_an_older_version_held_for_their_order_are_loaded_without_a_migration(pipeline: Pipeline) -> None:
+    """The alias moved back by hand, and forward again; or an apply, which migrates before it moves the alias."""
+    pipeline.deliver(pipeline.put(LATER.format(10), sessions(("I", 1, "a"))))
+    now = pipeline.config["tables"]
+    older = table_config("sessions", ["sid"], order={"by": "number", "column": "sid"})
+    pipeline.configure(tables=now | {"fair/sessions": older})
+    pipeline.deliver(pipeline.put(LATER.format(11), sessions(("U", 1, "b"))))
+    assert pipeline.ledger()[LATER.format(11)] == ("pending", "held")
+    pipeline.configure(tables=now)
+    assert pipeline.clean("sweep")["sweep"]["requeued"] == 1
+    pipeline.drain()
+    assert pipeline.ledger()[LATER.format(11)] == ("completed", None)
 
 
 def test_nothing_is_loaded_before_the_ledger_made_by_hand_is_read(

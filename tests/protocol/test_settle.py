@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from firebolt_cdc import cli
-from firebolt_cdc.errors import ConflictError, FailureClass, PermanentError
+from firebolt_cdc.errors import ConflictError, FailureClass, HeldError, PermanentError
 from support import Command, Pipeline, parquet, table_config
 
 BAD, HELD, GOOD = (f"fair/events/2024112{day}-1.parquet" for day in (1, 2, 3))
@@ -22,15 +22,12 @@ def waiting(pipeline: Pipeline) -> dict[str, dict[str, Any]]:
         patch.setattr("firebolt_cdc.loader.prepare", _hold)
         pipeline.deliver(events[HELD])
     assert pipeline.ledger() == {BAD: ("failed", "permanent"), HELD: ("pending", "held")}
+    assert [m["MessageAttributes"]["file_key"]["StringValue"] for m in pipeline.take(pipeline.dlq)] == [BAD]
     return events
 
 
 def _hold(*_: Any) -> None:
-    raise HeldForATestError("its rows may be in the target")
-
-
-class HeldForATestError(PermanentError):
-    failure_class = FailureClass.HELD
+    raise HeldError("its rows may be in the target")
 
 
 def test_a_settled_file_is_loaded_by_nothing(
@@ -129,3 +126,25 @@ def test_retry_takes_held_files_only_if_they_are_named(
 
 def _announced(pipeline: Pipeline) -> list[str]:
     return [message["Body"] for message in pipeline.take(pipeline.queue)]
+
+
+def test_a_file_of_a_reloaded_table_that_left_the_map_is_settled_for_good(pipeline: Pipeline, command: Command) -> None:
+    """Its target has a turn of its own still, whose generation says what counts as applied."""
+    name = "fair/new/20241124-1.parquet"
+    listed = pipeline.config["tables"] | {"fair/new": table_config("fair__new")}
+    pipeline.configure(tables=listed)
+    pipeline.migrate()
+    pipeline.sql("UPDATE cdc_tables SET generation = 2 WHERE turn = 'fair__new'")
+    pipeline.configure(
+        unlisted_tables="append", tables={name: table for name, table in listed.items() if name != "fair/new"}
+    )
+    pipeline.migrate()
+    event = pipeline.put(name, parquet({"id": [1]}))
+    assert pipeline.deliver(event) == []
+    assert pipeline.ledger() == {name: ("failed", "permanent")}
+    command(cli.settle, [name], reason="by hand", yes=True)
+    assert pipeline.clean("reconcile")["reconcile"]["missing"] == 0
+    pipeline.configure(tables=listed)
+    pipeline.migrate()
+    assert pipeline.deliver(event) == []
+    assert pipeline.sql("SELECT COUNT(*) FROM information_schema.tables WHERE table_name = 'fair__new'") == [[0]]
