@@ -33,6 +33,17 @@ def use_aws(url: str) -> None:
     )
 
 
+class KilledError(BaseException):
+    """Stands for SIGKILL in one process: nothing of the worker runs after it."""
+
+
+def forget() -> None:
+    """Make the product forget what the process remembers of its configuration, as a new one would not know it."""
+    loader._config.cache_clear()
+    loader._client.cache_clear()
+    migrations._checked.clear()
+
+
 @dataclass
 class Context:
     """Lambda's context object."""
@@ -126,9 +137,7 @@ class Pipeline:
         self.config |= changes
         self.s3.put_object(Bucket=self.module_bucket, Key="config/config.json", Body=json.dumps(self.config).encode())
         os.environ.update(CDC_CONFIG_BUCKET=self.module_bucket, CDC_CONFIG_KEY="config/config.json")
-        loader._config.cache_clear()
-        loader._client.cache_clear()
-        migrations._checked.clear()
+        forget()
 
     def migrate(self, **event: Any) -> dict[str, Any]:
         return migrate.handler(event, Context())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import functools
+import itertools
 import json
 import os
 import sys
@@ -19,7 +20,7 @@ from wire.campaign import SLICE, Score, run_slice
 from wire.guide import report
 from wire.knockouts import KNOCK_OUTS
 from wire.table import KINDS, fault_at_each_statement
-from wire.world import Lab, World
+from wire.world import HARD, LOG, Lab, World
 
 
 def main() -> int:
@@ -31,7 +32,7 @@ def main() -> int:
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--keep-going", action="store_true", help="do not stop at the first violation")
     parser.add_argument("--knock-out", choices=sorted(KNOCK_OUTS), help="take one safety mechanism away")
-    parser.add_argument("--table", action="store_true", help="instead: every fault at every statement of a load")
+    parser.add_argument("--table", action="store_true", help="instead: every fault at each statement that it fits")
     parser.add_argument("--guide", action="store_true", help="instead: the deployment guide's protocol, and ours")
     given = parser.parse_args()
 
@@ -76,16 +77,16 @@ def main() -> int:
 
 
 def table() -> int:
-    """Every kind of fault at every statement of a load."""
+    """Every kind of fault at each statement of a load that it fits."""
     with Lab() as lab:
-        for kind in KINDS:
+        for kind, target in itertools.product(KINDS, (LOG, HARD)):
             world = World(lab, conflict_status=400)
             try:
-                fault_at_each_statement(world, lambda _, kind=kind: kind)
+                fault_at_each_statement(world, target, lambda _, kind=kind: (kind,))
                 loaded = len(world.applied())
             finally:
                 world.close()
-            print(f"{kind.name:16} {world.proxy.injected[kind]:3} injected, {loaded} files applied once")
+            print(f"{kind.name:16} {target:4} {world.proxy.injected[kind]:3} injected, {loaded} files applied once")
     return 0
 
 

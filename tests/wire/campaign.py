@@ -14,7 +14,7 @@ from typing import Any
 
 from faults import Fault
 from wire.knockouts import knocked_out
-from wire.world import HARD, LEASE_SECONDS, LOG, RELOAD_SECONDS, SOFT, Change, Lab, Violation, World
+from wire.world import HARD, LEASE_SECONDS, LOG, RELOAD_SECONDS, RETRY_HELD, SOFT, Change, Lab, Violation, World
 
 FAULTS = [f for f in Fault if f not in (Fault.HANG_BEFORE, Fault.HANG_AFTER)]
 """Without the two that cost real time; to the client they are a cut."""
@@ -34,8 +34,7 @@ TYPED = (
     "UPDATE cdc_processed_files SET status = 'failed', error_message = 'Timeout or crash' WHERE status = 'processing'",
     "UPDATE cdc_processed_files SET status = 'pending' WHERE status = 'completed'",
     "DELETE FROM cdc_processed_files",
-    "UPDATE cdc_processed_files SET status = 'pending', recorded_status = 'failed', error_message = NULL, "
-    "error_class = NULL WHERE error_class = 'held'",
+    RETRY_HELD,
     "UPDATE cdc_tables SET lease_until = CURRENT_TIMESTAMP WHERE holder IS NOT NULL",
     "DELETE FROM cdc_reloads",
 )

@@ -24,6 +24,7 @@ from firebolt.db import connect
 
 from firebolt_cdc.errors import ENGINE_ERRORS
 from standin.server import Reply
+from support import KilledError
 from wire.campaign import campaign, history
 from wire.world import (
     HARD,
@@ -34,7 +35,6 @@ from wire.world import (
     SOURCE,
     Invocation,
     Job,
-    KilledError,
     Lab,
     Line,
     Message,
@@ -240,7 +240,7 @@ class GuideWorld(World):
             self.wait(200)
             self.deliver([self.messages.pop(0)])
 
-    def _final(self) -> None:
+    def _final(self, same_task: bool) -> None:
         stuck = {key for key, status in self.stored(LEDGER, "file_key", "status") if status == "processing"}
         self.harm["files stuck in processing"] = len(stuck)
         for sql in (

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from faults import Fault
-from wire.world import HARD, LOG, World
+from wire.world import LEASE_SECONDS, World, fits
 
 FAMILIES: dict[str, tuple[Fault, ...]] = {
     "not acted": (
@@ -42,25 +42,30 @@ def statements(world: World, target: str) -> list[str]:
     return [call.text for call in world.proxy.calls[before:]]
 
 
-def fault_at_each_statement(world: World, kind: Callable[[int], Fault]) -> None:
-    """One file per statement, loaded with a fault at that statement; afterwards everything is delivered again.
+def fault_at_each_statement(world: World, target: str, kinds: Callable[[int], Sequence[Fault]]) -> None:
+    """One file per statement of a load, with a fault at that very statement: the first of its `kinds` that fits.
+
+    Where none fits, a later statement has it. Afterwards everything is delivered again.
 
     Raises:
         Violation: something was lost, doubled, or left unfinished.
     """
-    places = len(statements(world, LOG))
-    for place in range(1, places + 1):
-        target = (LOG, HARD)[place % 2]
+    texts = statements(world, target)
+    for place, text in enumerate(texts, 1):
+        world.wait(LEASE_SECONDS + 5)  # or the file would meet the turn of one that a fault has ended
         world.put(target, [("I", place, f"at {place}"), ("U", place, f"again {place}"), ("D", place + 1, None)])
-        world.arm(place, kind(place))
+        number = len(world.proxy.calls) + place
+        world.arm(place, *kinds(place))
         event = world.messages.pop()
         world.deliver([event])
+        call = world.proxy.calls[number - 1]
+        assert call.text.split()[:3] == text.split()[:3], f"statement {place} of a load: {call.text}"
+        assert (number in world.met) == any(fits(kind, call) for kind in kinds(place)), f"at {place}: {call.text}"
         if place % 4 == 0:
             world.deliver([event])
         world.arms.clear()
-    assert sum(world.proxy.injected.values()) >= places // 3, "the faults did happen (BEGIN comes only twice)"
     world.messages += world.events
     world.finish()
     rows = world.stored("cdc_processed_files", "file_key", "status")
-    assert len(rows) == places + 2, "one ledger row per file version"
+    assert len(rows) == len(texts) + 2, "one ledger row per file version"
     assert {status for _, status in rows} == {"completed"}

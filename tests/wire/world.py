@@ -41,7 +41,7 @@ from moto.s3.models import S3Backend, s3_backends
 from moto.sqs.models import sqs_backends
 
 from faults import Call, Fault, FaultProxy
-from firebolt_cdc import cleanup, core, deadline, ledger, loader, migrate, migrations, queues
+from firebolt_cdc import cleanup, core, deadline, ledger, loader, migrate, queues
 from firebolt_cdc import engine as engine_module
 from firebolt_cdc import reload as reload_module
 from firebolt_cdc.errors import CdcError, ConflictError
@@ -52,6 +52,7 @@ from standin import StandIn
 from standin.catalog import Table
 from standin.engine import LIVE, run
 from standin.server import Reply
+from support import KilledError, forget
 
 ACCOUNT, REGION = "123456789012", "eu-west-1"
 SOURCE, MODULE, PREFIX = "wire-source", "wire-module", "dms/"
@@ -63,6 +64,8 @@ TABLES = {
     "t/log": {"target": LOG, "mode": "append", "reload": "auto"},
 }
 LEDGER = "cdc_processed_files"
+RETRY_HELD = f"UPDATE {LEDGER} SET {ANEW} WHERE status <> 'completed' AND error_class = 'held'"
+"""What `firebolt-cdc retry --class held` writes: held files are loaded beneath the changes."""
 LEASE_SECONDS = 60
 RELOAD_SECONDS = 300
 """How long an operator lets a reload take, and hold its table, at most."""
@@ -74,10 +77,6 @@ Name = tuple[str, str]
 
 class Violation(AssertionError):
     """The product broke its promise."""
-
-
-class KilledError(BaseException):
-    """Stands for SIGKILL: the worker does nothing any more."""
 
 
 @dataclass
@@ -281,9 +280,7 @@ class Lab:
             "cleanup": {"reconcile_grace_seconds": 0, "sweep_interval_seconds": 30, "reload_quiet_seconds": 0},
         }
         self.s3.put_object(Bucket=MODULE, Key="config.json", Body=json.dumps(config).encode())
-        loader._config.cache_clear()
-        loader._client.cache_clear()
-        migrations._checked.clear()
+        forget()
 
     def clear(self) -> None:
         """Empty buckets and queues."""
@@ -360,7 +357,9 @@ class World:
         self.paused: list[Job] = []
         self.steps: list[str] = []
         self.count: Counter[str] = Counter()
-        self.arms: list[tuple[int | str | tuple[str, ...], Fault]] = []
+        self.arms: list[tuple[int | str | tuple[str, ...], tuple[Fault, ...]]] = []
+        self.met: dict[int, Fault] = {}
+        """Faults that were armed and struck, by the number of the call."""
         self.aws_arms: list[tuple[int, str]] = []
         self._typed = False
         self._asked: set[str] = set()
@@ -566,9 +565,12 @@ class World:
         job.kill()
         self._ended(job, "kill ")
 
-    def arm(self, place: int | str | tuple[str, ...], fault: Fault) -> None:
-        """The nth statement from now, or the next that begins so, meets a fault."""
-        self.arms.append((len(self.proxy.calls) + place if isinstance(place, int) else place, fault))
+    def arm(self, place: int | str | tuple[str, ...], *kinds: Fault) -> None:
+        """The nth statement from now, or the next that begins so, meets the first of these faults that fits it.
+
+        Where none fits, the next statement that one fits does.
+        """
+        self.arms.append((len(self.proxy.calls) + place if isinstance(place, int) else place, kinds))
 
     def arm_aws(self, number: int, when: str) -> None:
         """The nth AWS call of workers from now fails, `before` or `after` AWS acted."""
@@ -602,10 +604,12 @@ class World:
         self.check()
 
     def _decide(self, call: Call) -> Fault | None:
-        for number, (at, fault) in enumerate(self.arms):
+        for number, (at, kinds) in enumerate(self.arms):
             reached = call.number >= at if isinstance(at, int) else call.text.startswith(at)
-            if reached and _fits(fault, call) and not self._orphans(fault, call):
+            fitting = (kind for kind in kinds if reached and fits(kind, call) and not self._orphans(kind, call))
+            if fault := next(fitting, None):
                 del self.arms[number]
+                self.met[call.number] = fault
                 self._log(f"  fault {fault.name} at {call.text[:60]}")
                 return fault
         return None
@@ -757,8 +761,11 @@ class World:
             raise Violation(f"{target}: its first full load superseded the changes before it, and nobody had said so")
         self._asked.discard(target)
 
-    def finish(self) -> None:
-        """No more faults; everything must end up right."""
+    def finish(self, *, same_task: bool | None = None) -> None:
+        """No more faults; everything must end up right.
+
+        `same_task` is what the operator says of full loads that are held; by default some say this, some that.
+        """
         self.arms.clear()
         self.aws_arms.clear()
         self.proxy.quiet()
@@ -774,7 +781,7 @@ class World:
             self.count["zombies"] += 1
             self.resume(job)
         self.settle()
-        self._final()
+        self._final(len(self.versions) % 2 == 0 if same_task is None else same_task)
 
     def settle(self, rounds: int = 12) -> None:
         """Leases run out, the sweep and the reconciliation run, everything is delivered, until nothing moves."""
@@ -815,7 +822,7 @@ class World:
             raise Violation(f"{task} fails without faults: {job.trace}")
         return dict(job.answer[task])
 
-    def _final(self) -> None:
+    def _final(self, same_task: bool) -> None:
         self.check()
         self._ledger_is_right()
         if held := [r for r in self.stored("cdc_tables", "turn", "holder") if r[1] is not None]:
@@ -824,7 +831,7 @@ class World:
             raise Violation("doubled keys")
         if self.count["attempts used up"]:
             self._retry_exhausted()
-        self._reload_held()
+        self._reload_held(same_task)
 
     def _ledger_is_right(self) -> None:
         applied, superseded = self.applied(), self._superseded()
@@ -852,18 +859,17 @@ class World:
             if unfinished or (status != "completed" and not told):
                 raise Violation(f"{key} {etag[:6]} ends as {status} {failure} {message}")
 
-    def _reload_held(self) -> None:
+    def _reload_held(self, same_task: bool) -> None:
         """The way out that the runbook names for full loads that are held: afterwards none of them waits."""
         for target in (HARD, SOFT, LOG):
             if not self._held(target):
                 continue
-            same_task = len(self.versions) % 2 == 0
             job = self.reload(target, allow_gone=True, same_task=same_task, timeout=RELOAD_SECONDS)
             if isinstance(job.error, (NothingToReloadError, UndecidedError)) and "firebolt-cdc retry" in str(job.error):
                 # The change that they were newer than is gone; or they are a first full load, or the rest of one.
                 undecided = isinstance(job.error, UndecidedError)
                 self.count["merged as the rest, or the first" if undecided else "held for nothing"] += 1
-                self.operator(f"UPDATE cdc_processed_files SET {ANEW} WHERE error_class = 'held' AND turn = '{target}'")
+                self.operator(f"{RETRY_HELD} AND turn = '{target}'")
             elif job.error is not None:
                 raise Violation(f"the reload of {target} fails without faults: {job.trace}")
             else:
@@ -957,7 +963,7 @@ def _aws(when: str, first: bool) -> None:
             raise ConnectionClosedError(endpoint_url="https://aws.invalid")
 
 
-def _fits(fault: Fault, call: Call) -> bool:
+def fits(fault: Fault, call: Call) -> bool:
     """Whether a fault makes sense at a statement."""
     if fault is Fault.SWALLOW_BEGIN:
         return bool(call.text == "BEGIN")
