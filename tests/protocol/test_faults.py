@@ -57,7 +57,7 @@ def test_a_load_is_these_statements(world: World) -> None:
 def test_a_fault_at_any_statement_of_a_load_neither_loses_nor_doubles(make: Make, family: str, target: str) -> None:
     """Every statement meets one fault of every family, another kind from place to place.
 
-    `python -m wire --table` has every kind at each statement that it fits: a lost transaction needs one, for example.
+    `python -m wire --table` has each kind of the families at each statement that it fits: ABORT needs a transaction.
     """
     kinds = FAMILIES[family]
     world = make(conflict_status=409)

@@ -77,7 +77,7 @@ def main() -> int:
 
 
 def table() -> int:
-    """Every kind of fault at each statement of a load that it fits."""
+    """Every kind of the families at each statement of a load that it fits."""
     with Lab() as lab:
         for kind, target in itertools.product(KINDS, (LOG, HARD)):
             world = World(lab, conflict_status=400)
