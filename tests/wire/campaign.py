@@ -121,6 +121,10 @@ def step(world: World, rng: random.Random) -> None:
     for begun in world.unwritten():
         if world.dms.random() < 0.25:
             world.write_on(begun)
+    held = sum(len(world.held(target)) for target in (HARD, SOFT, LOG))
+    if held and world.dms.random() < 0.25:
+        world.operator(RETRY_HELD)
+        world.count["asked to merge"] += held
     luck = rng.random()
     if luck < 0.22:
         full = rng.random() < 0.15

@@ -223,6 +223,10 @@ class GuideWorld(World):
         """Nor of this."""
         return self._go(Job(f"no reload of {target}", dict))
 
+    def held(self, target: str) -> list[str]:
+        """The guide holds nothing."""
+        return []
+
     def operator(self, sql: str) -> None:
         """A person types the guide's statements, with the guide's conditions."""
         for start, condition in TYPED.items():

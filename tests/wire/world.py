@@ -862,7 +862,7 @@ class World:
     def _reload_held(self, same_task: bool) -> None:
         """The way out that the runbook names for full loads that are held: afterwards none of them waits."""
         for target in (HARD, SOFT, LOG):
-            if not self._held(target):
+            if not self.held(target):
                 continue
             job = self.reload(target, allow_gone=True, same_task=same_task, timeout=RELOAD_SECONDS)
             if isinstance(job.error, (NothingToReloadError, UndecidedError)) and "firebolt-cdc retry" in str(job.error):
@@ -875,7 +875,7 @@ class World:
             else:
                 self.count["reloads at the end"] += 1
             self.settle()
-            if held := self._held(target):
+            if held := self.held(target):
                 raise Violation(f"{target} was reloaded and {held} still waits")
         self._ledger_is_right()
         self._cleaned("purge")
@@ -885,7 +885,7 @@ class World:
         if tables - shadows and not forgotten:
             raise Violation(f"shadows stay: {tables - shadows}")
 
-    def _held(self, target: str) -> list[str]:
+    def held(self, target: str) -> list[str]:
         """Full-load files of a table that are held, as they lie in S3."""
         there = {version.name for version in self.current.values() if version.full and version.target == target}
         rows = self.stored(LEDGER, "file_key", "etag", "error_class")
