@@ -18,8 +18,8 @@ locals {
   }
   sweep_interval_seconds = coalesce(var.cleanup.sweep_interval_seconds, local.rate_seconds.sweep, 300)
 
-  # The tasks that fire every day, and how often: their silence is a fault. A cron expression counts as daily if it leaves
-  # no day out, whatever its hours.
+  # The tasks that fire every day, and how often: their silence is a fault. A cron expression that leaves no day out
+  # counts as once a day, however often it fires: its hours are not counted.
   schedule_rates = {
     for task, seconds in {
       for task, expression in local.schedules : task => (

@@ -80,7 +80,7 @@ output "schedule_rule_names" {
 }
 
 output "module_bucket" {
-  description = "Name of the module's own bucket for configuration, staged files and package. Give Firebolt's role read access to its staging/ prefix."
+  description = "Name of the module's own bucket for configuration, staged files and package. Firebolt's role reads its staging/ prefix: output `firebolt_s3_policy`."
   value       = module.storage.bucket
 }
 
@@ -148,8 +148,9 @@ output "policies" {
   }
 }
 
+# The rights that Firebolt's guide "Use AWS roles to access Amazon S3" asks for, and kms:Decrypt where keys are named.
 output "firebolt_s3_policy" {
-  description = "What the role in firebolt.s3_role_arn needs, as a JSON policy: read the source prefix and the staged files. Known before the module's resources exist, so that the role's policy may use it."
+  description = "What the role in firebolt.s3_role_arn needs, as a JSON policy: read and list the source prefix and the staged files, ask for the region of both buckets, decrypt with the keys that are named. Known before the module's resources exist, so that the role's policy may use it."
   value = jsonencode({
     Version = "2012-10-17"
     Statement = concat(
@@ -157,8 +158,15 @@ output "firebolt_s3_policy" {
         {
           Sid      = "ReadFiles"
           Effect   = "Allow"
-          Action   = ["s3:GetObject"]
+          Action   = ["s3:GetObject", "s3:GetObjectVersion"]
           Resource = ["${local.source_bucket_arn}/${var.source_bucket.prefix}*", "${local.module_bucket_arn}/${local.staging_prefix}*"]
+        },
+        # Without a condition: the request for a bucket's region names no prefix.
+        {
+          Sid      = "LocateBuckets"
+          Effect   = "Allow"
+          Action   = ["s3:GetBucketLocation"]
+          Resource = [local.source_bucket_arn, local.module_bucket_arn]
         },
         {
           Sid       = "ListSource"

@@ -25,7 +25,7 @@ locals {
     }
     use_staging = {
       Sid      = "UseStaging"
-      Action   = ["s3:AbortMultipartUpload", "s3:DeleteObject", "s3:GetObject", "s3:PutObject"]
+      Action   = ["s3:DeleteObject", "s3:GetObject", "s3:PutObject"]
       Resource = [local.staging_arn]
     }
     list_staging = {
@@ -48,6 +48,11 @@ locals {
       Sid      = "SendToQueues"
       Action   = ["sqs:SendMessage"]
       Resource = [module.intake.queue_arn, module.intake.dead_letter_queue_arn]
+    }
+    announce = {
+      Sid      = "SendToQueue"
+      Action   = ["sqs:SendMessage"]
+      Resource = [module.intake.queue_arn]
     }
   }
 
@@ -134,7 +139,7 @@ locals {
       local.policy.use_staging,
       local.policy.list_staging,
       local.policy.measure,
-      local.policy.send,
+      local.policy.announce,
     ],
     # Only where it carries out reloads does it read files.
     [for statement in concat([local.policy.read_source], local.policy_source_key) : statement if local.reloads_by_itself],

@@ -62,6 +62,7 @@ variable "firebolt" {
     The Firebolt database to load, reached in one of two ways.
 
     As a service account: `account_name`, `engine_name` and `secret_arn`, the ARN of a Secrets Manager secret whose value is `{"client_id": "…", "client_secret": "…"}`. Only the ARN passes through Terraform.
+    - `api_endpoint`: the host of Firebolt's API. Another one than the default only where Firebolt has told you so.
     - `secret_kms_key_arn`: the customer key of that secret, if it has one.
     - `former_secret_arns`, `former_secret_kms_key_arns`: secrets that were named here before, and their keys. The functions may still read them, because they run with them until the migrations of the change have succeeded, and when `live_version` brings such a version back.
     - `s3_role_arn`, `s3_role_external_id`: the role with which Firebolt reads the source and staging objects. The migrate function creates Firebolt LOCATION objects with it.
@@ -103,6 +104,11 @@ variable "firebolt" {
   validation {
     condition     = var.firebolt.core_url != null || var.firebolt.source_location != null || var.firebolt.s3_role_arn != null
     error_message = "firebolt needs s3_role_arn (the migrate function creates the LOCATION objects with it), or source_location and staging_location."
+  }
+
+  validation {
+    condition     = var.firebolt.core_url == null || var.firebolt.s3_role_arn == null
+    error_message = "firebolt.core_url and firebolt.s3_role_arn exclude each other: a Core reads S3 with credentials of its own, and takes on no role."
   }
 
   validation {
@@ -408,7 +414,10 @@ variable "loader" {
   description = <<-EOT
     The loader function and the batches that it gets. `runtime`, `architecture`, `log_level` and `environment` hold for all three functions, which share one package.
 
-    - `max_attempts`: how often one file is tried before it is failed for good.
+    - `memory_mb`: less 320 MiB, a quarter of it is the room for the rows of change files, which are read whole (432 MiB of 2048); more memory is more CPU too.
+    - `timeout_seconds`: how long one batch may take. A full load that takes longer by itself is failed with the command that loads it from elsewhere.
+    - `ephemeral_storage_mb`: the size of /tmp. The functions write nothing there, so Lambda's smallest is enough.
+    - `max_attempts`: how often one file is tried alone before it is failed for good.
     - `batch_size`, `batch_window_seconds`: a batch is handed over when either is reached. A larger window makes fewer, cheaper commits.
     - `max_concurrency`: the largest number of loaders at a time, at the event source and not as reserved concurrency, so that throttling uses up no attempts.
     - `log_level`: above INFO the log has no STEP lines, and `firebolt-cdc doctor`, which looks for them, can only say so.
@@ -418,7 +427,7 @@ variable "loader" {
   type = object({
     memory_mb            = optional(number, 2048)
     timeout_seconds      = optional(number, 300)
-    ephemeral_storage_mb = optional(number, 2048)
+    ephemeral_storage_mb = optional(number, 512)
     batch_size           = optional(number, 100)
     batch_window_seconds = optional(number, 20)
     max_concurrency      = optional(number, 10)
@@ -468,8 +477,8 @@ variable "loader" {
   }
 
   validation {
-    condition     = var.loader.max_attempts >= 1 && var.loader.max_attempts <= 20
-    error_message = "loader.max_attempts must be between 1 and 20."
+    condition     = var.loader.max_attempts >= 1 && var.loader.max_attempts <= 20 && floor(var.loader.max_attempts) == var.loader.max_attempts
+    error_message = "loader.max_attempts must be a whole number between 1 and 20."
   }
 
   validation {
@@ -546,17 +555,19 @@ variable "queue" {
 
 variable "cleanup" {
   description = <<-EOT
-    The cleanup function and its schedules. A schedule is a `rate(…)` or `cron(…)` expression in UTC, or `off`. A task that fires at least daily (a `rate` of a day or less, or a `cron` whose days, months and years are all `*` or `?`) has an alarm `TASK-silent`; of rarer ones nobody is told when they stay away, for CloudWatch looks back no further.
+    The cleanup function and its schedules. A schedule is a `rate(…)` or `cron(…)` expression in UTC, or `off`. A task that fires at least daily (a `rate` of a day or less, or a `cron` whose days, months and years are all `*` or `?`) has an alarm `TASK-silent`: after three ticks of a `rate`, 15 minutes at least and a day at most; after two days of a `cron`, however often it fires, and of a daily `rate`. Of rarer ones nobody is told when they stay away, for CloudWatch looks back no further.
 
     - `sweep_schedule`: frees expired turns and sends pending and retryable files to the queue again.
     - `reconcile_schedule`: compares S3 with the ledger and sends what is missing.
     - `audit_schedule`: counts duplicate keys in the target tables.
-    - `purge_schedule`: deletes ledger rows older than `retention_days`.
-    - `reload_schedule`: carries out reloads of tables with `reload = "auto"`; there is no such schedule without one.
-    - `sweep_interval_seconds`: how often one file is sent again at most. Default: the sweep's rate.
+    - `purge_schedule`: deletes what is older than `retention_days`.
+    - `reload_schedule`: carries out reloads of tables with `reload = "auto"`; there is no such schedule without one, and it may not be `off` with one.
+    - `sweep_interval_seconds`: how often one file is sent again at most. Default: the sweep's rate; 300 where its schedule is a `cron` or `off`.
+    - `retention_days`: ledger rows of `completed` and `skipped` files, and lines about duplicate deliveries, that are older are purged; tombstones too, once no older file can come. What was applied stays known for good. The audit looks for file versions that were applied twice within it.
     - `queue_limit`: sweep and reconciliation send, at each run, at most this many messages less those on the queue. Rows that a person set to `pending`, and those that the sweep resets, are always sent.
     - `reconcile_grace_seconds`: objects younger than this are left to their event.
     - `reload_quiet_seconds`: a new full load is complete when its newest file is as old as this (`reload = "auto"`).
+    - `memory_mb`, `timeout_seconds`: of the cleanup function. A reload reads files as the loader does; what one run has no time for is done by the next.
   EOT
   type = object({
     sweep_schedule          = optional(string, "rate(5 minutes)")
@@ -587,8 +598,13 @@ variable "cleanup" {
   }
 
   validation {
-    condition     = var.cleanup.sweep_interval_seconds == null ? true : var.cleanup.sweep_interval_seconds >= 60
-    error_message = "cleanup.sweep_interval_seconds must be at least 60."
+    condition     = var.cleanup.reload_schedule != "off" || !local.reloads_by_itself
+    error_message = "cleanup.reload_schedule must not be \"off\" while a table has reload = \"auto\": its new full loads would be held for ever. Set reload = \"hold\" to carry them out by hand."
+  }
+
+  validation {
+    condition     = var.cleanup.sweep_interval_seconds == null ? true : var.cleanup.sweep_interval_seconds >= 60 && floor(var.cleanup.sweep_interval_seconds) == var.cleanup.sweep_interval_seconds
+    error_message = "cleanup.sweep_interval_seconds must be a whole number of at least 60."
   }
 
   validation {
@@ -597,8 +613,15 @@ variable "cleanup" {
   }
 
   validation {
-    condition     = var.cleanup.queue_limit >= 1 && var.cleanup.reconcile_grace_seconds >= 0 && var.cleanup.reload_quiet_seconds >= 0
-    error_message = "cleanup.queue_limit must be at least 1, cleanup.reconcile_grace_seconds and cleanup.reload_quiet_seconds at least 0."
+    condition     = var.cleanup.queue_limit >= 1 && floor(var.cleanup.queue_limit) == var.cleanup.queue_limit
+    error_message = "cleanup.queue_limit must be a whole number of at least 1."
+  }
+
+  validation {
+    condition = alltrue([
+      for seconds in [var.cleanup.reconcile_grace_seconds, var.cleanup.reload_quiet_seconds] : seconds >= 0 && floor(seconds) == seconds
+    ])
+    error_message = "cleanup.reconcile_grace_seconds and cleanup.reload_quiet_seconds must be whole numbers of at least 0."
   }
 
   validation {
@@ -720,7 +743,7 @@ variable "security" {
   description = <<-EOT
     - `enforce_tls`: deny requests to the queues and the module's bucket that do not use TLS. Only an emulator without TLS needs `false`.
     - `permissions_boundary_arn`: boundary for the roles that the module creates.
-    - `role_path`: IAM path of these roles.
+    - `role_path`: IAM path of these roles. Another path makes new roles of the same names, so the old ones are destroyed first, and published versions keep the ARN of a role that is gone: PROD cannot run until the migrations of that apply have succeeded, and `live_version` cannot go back past it. Pause the loader in an apply before, and correct the policies of buckets and keys in other accounts, which name the roles.
   EOT
   type = object({
     enforce_tls              = optional(bool, true)
@@ -792,7 +815,7 @@ variable "package_s3" {
 }
 
 variable "tags" {
-  description = "Tags for every resource that can carry them, besides the provider's default tags."
+  description = "Tags for the resources, besides the provider's default tags; not for the objects in S3, nor for the event source mapping, which AWS does not let be tagged in every region and partition."
   type        = map(string)
   default     = {}
   nullable    = false

@@ -54,7 +54,6 @@ module "firebolt_cdc" {
   loader = {
     memory_mb            = 3008
     timeout_seconds      = 600
-    ephemeral_storage_mb = 4096
     batch_size           = 200
     batch_window_seconds = 60
     max_concurrency      = 5

@@ -8,6 +8,11 @@ output "tables" {
   value       = module.firebolt_cdc.tables
 }
 
+output "firebolt_s3_policy" {
+  description = "What the role that this environment names in firebolt.s3_role_arn needs, as a JSON policy."
+  value       = module.firebolt_cdc.firebolt_s3_policy
+}
+
 output "package" {
   description = "The package that this environment runs."
   value       = module.firebolt_cdc.package

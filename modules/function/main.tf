@@ -23,9 +23,11 @@ resource "aws_iam_role" "this" {
   })
 }
 
+# Its role by `id`, which is unknown while the role is replaced (another path): by `name`, which stays, the plan would keep
+# what hangs on the old role, and the new one would have no rights until the next apply.
 resource "aws_iam_role_policy" "this" {
   name = var.name
-  role = aws_iam_role.this.name
+  role = aws_iam_role.this.id
 
   policy = jsonencode({
     Version = "2012-10-17"
@@ -50,7 +52,7 @@ resource "aws_iam_role_policy" "this" {
 resource "aws_iam_role_policy_attachment" "network" {
   count = var.network == null ? 0 : 1
 
-  role       = aws_iam_role.this.name
+  role       = aws_iam_role.this.id
   policy_arn = "arn:${var.partition}:iam::aws:policy/service-role/AWSLambdaENIManagementAccess"
 }
 
@@ -58,7 +60,7 @@ resource "aws_iam_role_policy" "network" {
   count = var.network == null ? 0 : 1
 
   name = "${var.name}-network"
-  role = aws_iam_role.this.name
+  role = aws_iam_role.this.id
 
   policy = jsonencode({
     Version = "2012-10-17"

@@ -62,7 +62,7 @@ locals {
       metric      = "Errors"
       statistic   = "Sum"
       dimensions  = { FunctionName = var.cleanup_function }
-      description = "A sweep, reconciliation, audit or purge failed. The reason is in the cleanup function's log group; the next tick tries again."
+      description = "A sweep, reconciliation, audit, purge or reload failed. The reason is in the cleanup function's log group; the next tick tries again."
     }
     # EventBridge has handed the start over, and Lambda has given it up: what neither FailedInvocations nor Errors counts.
     cleanup-dropped = {

@@ -56,6 +56,11 @@ run "multi_environment" {
     condition     = output.functions.loader.memory_mb == 2048 && output.tables["fair/sessions"].mode == "merge"
     error_message = "What an environment leaves out has the module's default."
   }
+
+  assert {
+    condition     = contains(flatten([for statement in jsondecode(output.firebolt_s3_policy).Statement : statement.Resource]), "arn:aws:s3:::fair-dev-dms/firebolt_dms_job/*")
+    error_message = "An environment says what the role that its file names needs."
+  }
 }
 
 run "one_provider" {

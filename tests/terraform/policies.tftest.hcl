@@ -76,7 +76,7 @@ run "least_privilege" {
   assert {
     condition = { for function, policy in output.policies : function => toset([for statement in jsondecode(policy).Statement : statement.Sid]) } == {
       loader  = toset(["WriteLogs", "ReadConfig", "ReadSource", "ListSource", "UseStaging", "ListStaging", "ReceiveFromQueue", "SendToQueues"])
-      cleanup = toset(["WriteLogs", "ReadConfig", "ListSource", "UseStaging", "ListStaging", "MeasureQueue", "SendToQueues"])
+      cleanup = toset(["WriteLogs", "ReadConfig", "ListSource", "UseStaging", "ListStaging", "MeasureQueue", "SendToQueue"])
       migrate = toset(["WriteLogs", "ReadConfig", "ListSource", "UseStaging", "ListStaging"])
     }
     error_message = "Each function has what its work needs; without a secret or a customer key there is no statement for one."
@@ -103,12 +103,31 @@ run "least_privilege" {
 
   assert {
     condition = one([
+      for statement in jsondecode(output.policies.loader).Statement : statement.Action if statement.Sid == "UseStaging"
+    ]) == ["s3:DeleteObject", "s3:GetObject", "s3:PutObject"]
+    error_message = "Staged files are put and copied in one piece each, so no function needs the rights of multipart uploads."
+  }
+
+  assert {
+    condition = one([
       for statement in jsondecode(output.policies.loader).Statement : statement.Resource if statement.Sid == "SendToQueues"
       ]) == [
       "arn:aws:sqs:eu-west-1:123456789012:fair-dev-files",
       "arn:aws:sqs:eu-west-1:123456789012:fair-dev-files-dlq",
     ]
     error_message = "The loader sends to its queue and to the dead letter queue."
+  }
+
+  assert {
+    condition = one([
+      for statement in jsondecode(output.policies.cleanup).Statement : statement if statement.Sid == "SendToQueue"
+      ]) == {
+      Sid      = "SendToQueue"
+      Effect   = "Allow"
+      Action   = ["sqs:SendMessage"]
+      Resource = ["arn:aws:sqs:eu-west-1:123456789012:fair-dev-files"]
+    }
+    error_message = "The cleanup function announces files on the queue, and fails none."
   }
 
   assert {
@@ -205,10 +224,42 @@ run "customer_keys" {
   }
 
   assert {
-    condition = alltrue([
-      for statement in jsondecode(output.firebolt_s3_policy).Statement : alltrue([for action in statement.Action : contains(["s3:GetObject", "s3:ListBucket", "kms:Decrypt"], action)])
+    condition = jsonencode(jsondecode(output.firebolt_s3_policy).Statement) == jsonencode([
+      {
+        Sid      = "ReadFiles"
+        Effect   = "Allow"
+        Action   = ["s3:GetObject", "s3:GetObjectVersion"]
+        Resource = ["arn:aws:s3:::fair-source/firebolt_dms_job/*", "arn:aws:s3:::fair-dev-123456789012-eu-west-1/staging/*"]
+      },
+      {
+        Sid      = "LocateBuckets"
+        Effect   = "Allow"
+        Action   = ["s3:GetBucketLocation"]
+        Resource = ["arn:aws:s3:::fair-source", "arn:aws:s3:::fair-dev-123456789012-eu-west-1"]
+      },
+      {
+        Sid       = "ListSource"
+        Effect    = "Allow"
+        Action    = ["s3:ListBucket"]
+        Resource  = ["arn:aws:s3:::fair-source"]
+        Condition = { StringLike = { "s3:prefix" = ["firebolt_dms_job/*"] } }
+      },
+      {
+        Sid       = "ListStaging"
+        Effect    = "Allow"
+        Action    = ["s3:ListBucket"]
+        Resource  = ["arn:aws:s3:::fair-dev-123456789012-eu-west-1"]
+        Condition = { StringLike = { "s3:prefix" = ["staging/*"] } }
+      },
+      {
+        Sid       = "DecryptFiles"
+        Effect    = "Allow"
+        Action    = ["kms:Decrypt"]
+        Resource  = ["arn:aws:kms:eu-west-1:123456789012:key/old", "arn:aws:kms:eu-west-1:123456789012:key/new", "arn:aws:kms:eu-west-1:123456789012:key/module"]
+        Condition = { StringEquals = { "kms:ViaService" = ["s3.eu-west-1.amazonaws.com"] } }
+      },
     ])
-    error_message = "Firebolt's role reads and never writes."
+    error_message = "Firebolt's role has the rights that Firebolt's guide asks for, on both buckets, and never writes."
   }
 }
 

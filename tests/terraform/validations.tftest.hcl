@@ -1,5 +1,7 @@
 # Every input that would go wrong later is refused at plan, with a message that says what is wanted.
 # A run costs two seconds, so each holds one fault of several variables, and all of them must be found.
+# Validations of one variable that read another are only tried when that one is valid: `cleanup` reads `tables`, which reads
+# `unlisted_tables`.
 
 mock_provider "aws" {
   source = "./tests/terraform/mocks"
@@ -35,8 +37,6 @@ run "faults_01" {
     # live version latest
     live_version = 0
 
-    # schedule in words
-    cleanup = { sweep_schedule = "every 5 minutes" }
 
     # network without group
     network = { subnet_ids = ["subnet-1"], security_group_ids = [] }
@@ -64,7 +64,6 @@ run "faults_01" {
     var.tables,
     var.loader,
     var.live_version,
-    var.cleanup,
     var.network,
     var.encryption,
     var.alarms,
@@ -92,9 +91,6 @@ run "faults_02" {
 
     # too long a timeout
     loader = { timeout_seconds = 901 }
-
-    # rate of one minutes
-    cleanup = { sweep_schedule = "rate(1 minutes)" }
   }
 
   expect_failures = [
@@ -103,7 +99,6 @@ run "faults_02" {
     var.firebolt,
     var.tables,
     var.loader,
-    var.cleanup,
   ]
 }
 
@@ -122,9 +117,6 @@ run "faults_03" {
 
     # runtime not python
     loader = { runtime = "nodejs20.x" }
-
-    # no retention
-    cleanup = { retention_days = 0 }
   }
 
   expect_failures = [
@@ -132,7 +124,6 @@ run "faults_03" {
     var.firebolt,
     var.tables,
     var.loader,
-    var.cleanup,
   ]
 }
 
@@ -219,7 +210,13 @@ run "faults_07" {
     source_bucket = { name = "fair-source", kms_key_arns = ["arn:aws:kms:eu-west-1:123456789012:alias/s3"] }
 
     # firebolt role by name
-    firebolt = { database = "firebolt", core_url = "http://core:3473", s3_role_arn = "firebolt" }
+    firebolt = {
+      database     = "firebolt"
+      account_name = "a"
+      engine_name  = "e"
+      secret_arn   = "arn:aws:secretsmanager:eu-west-1:123456789012:secret:s-AbCdEf"
+      s3_role_arn  = "firebolt"
+    }
 
     # empty target
     tables = { "fair/sessions" = { target = "" } }
@@ -243,6 +240,9 @@ run "faults_08" {
     # start after without time
     source_bucket = { name = "fair-source", start_after = "2024-11-24" }
 
+    # a role that a Core cannot take on
+    firebolt = { database = "firebolt", core_url = "http://core:3473", s3_role_arn = "arn:aws:iam::123456789012:role/firebolt" }
+
     # unknown mode
     tables = { "fair/sessions" = { mode = "upsert" } }
 
@@ -254,6 +254,7 @@ run "faults_08" {
     var.source_bucket,
     var.tables,
     var.loader,
+    var.firebolt,
   ]
 }
 
@@ -280,10 +281,14 @@ run "faults_10" {
   variables {
     # key column twice
     tables = { "fair/sessions" = { primary_key = ["sid", "sid"] } }
+
+    # half an attempt
+    loader = { max_attempts = 2.5 }
   }
 
   expect_failures = [
     var.tables,
+    var.loader,
   ]
 }
 
@@ -365,7 +370,6 @@ run "faults_16" {
   ]
 }
 
-# A validation that reads another variable is only tried when that one is valid.
 run "faults_17" {
   command = plan
 
@@ -388,10 +392,14 @@ run "firebolt_without_a_way_to_s3" {
 
   variables {
     firebolt = { database = "firebolt", account_name = "a", engine_name = "e", secret_arn = "arn:aws:secretsmanager:eu-west-1:123456789012:secret:s-AbCdEf" }
+
+    # grace in half seconds
+    cleanup = { reconcile_grace_seconds = 0.5 }
   }
 
   expect_failures = [
     var.firebolt,
+    var.cleanup,
   ]
 }
 
@@ -400,10 +408,14 @@ run "one_location_of_two" {
 
   variables {
     firebolt = { database = "firebolt", core_url = "http://core:3473", source_location = "cdc_source" }
+
+    # quiet time in half seconds
+    cleanup = { reload_quiet_seconds = 0.5 }
   }
 
   expect_failures = [
     var.firebolt,
+    var.cleanup,
   ]
 }
 
@@ -413,14 +425,10 @@ run "faults_18" {
   variables {
     # unknown reload
     tables = { "fair/sessions" = { primary_key = ["sid"], reload = "automatic" } }
-
-    # quiet time
-    cleanup = { reload_quiet_seconds = -1 }
   }
 
   expect_failures = [
     var.tables,
-    var.cleanup,
   ]
 }
 
@@ -455,12 +463,16 @@ run "faults_20" {
 
     # too little memory to migrate
     migrations = { memory_mb = 256 }
+
+    # schedule in words
+    cleanup = { sweep_schedule = "every 5 minutes" }
   }
 
   expect_failures = [
     var.firebolt,
     var.loader,
     var.migrations,
+    var.cleanup,
   ]
 }
 
@@ -480,11 +492,15 @@ run "faults_21" {
 
     # too much memory to migrate
     migrations = { memory_mb = 20480 }
+
+    # rate of one minutes
+    cleanup = { sweep_schedule = "rate(1 minutes)" }
   }
 
   expect_failures = [
     var.firebolt,
     var.migrations,
+    var.cleanup,
   ]
 }
 
@@ -507,12 +523,16 @@ run "faults_22" {
 
     # alarms would look into another namespace
     loader = { environment = { POWERTOOLS_METRICS_NAMESPACE = "Ours" } }
+
+    # no retention
+    cleanup = { retention_days = 0 }
   }
 
   expect_failures = [
     var.firebolt,
     var.encryption,
     var.loader,
+    var.cleanup,
   ]
 }
 
@@ -529,11 +549,15 @@ run "faults_23" {
 
     # no metrics, no alarms
     loader = { environment = { POWERTOOLS_METRICS_DISABLED = "true" } }
+
+    # negative quiet time
+    cleanup = { reload_quiet_seconds = -1 }
   }
 
   expect_failures = [
     var.firebolt,
     var.loader,
+    var.cleanup,
   ]
 }
 
@@ -552,11 +576,15 @@ run "faults_24" {
 
     # key of another region
     encryption = { kms_key_arn = "arn:aws:kms:eu-central-1:123456789012:key/module" }
+
+    # half a message
+    cleanup = { queue_limit = 1.5 }
   }
 
   expect_failures = [
     var.firebolt,
     var.encryption,
+    var.cleanup,
   ]
 }
 
@@ -579,10 +607,28 @@ run "faults_25" {
       kms_key_arn         = "arn:aws:kms:eu-west-1:123456789012:key/module"
       former_kms_key_arns = ["arn:aws:kms:eu-central-1:123456789012:key/former"]
     }
+
+    # interval in half seconds
+    cleanup = { sweep_interval_seconds = 90.5 }
   }
 
   expect_failures = [
     var.firebolt,
     var.encryption,
+    var.cleanup,
+  ]
+}
+
+run "faults_26" {
+  command = plan
+
+  variables {
+    # reloads that nobody would carry out
+    tables  = { "fair/sessions" = { primary_key = ["sid"], reload = "auto" } }
+    cleanup = { reload_schedule = "off" }
+  }
+
+  expect_failures = [
+    var.cleanup,
   ]
 }
