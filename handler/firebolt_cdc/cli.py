@@ -65,6 +65,8 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for a progr
 
 def main() -> None:
     """Entry point: a classified failure is one readable line and exit code 1, not a traceback."""
+    if region := os.environ.get("AWS_REGION"):  # which Lambda and the AWS CLI know, and boto3 does not
+        os.environ.setdefault("AWS_DEFAULT_REGION", region)
     try:
         app()
     except CdcError as error:
@@ -537,5 +539,4 @@ def doctor(function: FunctionOption, as_json: JsonOption = False) -> None:
 
 
 if __name__ == "__main__":
-    os.environ.setdefault("AWS_DEFAULT_REGION", os.environ.get("AWS_REGION", "us-east-1"))
     main()

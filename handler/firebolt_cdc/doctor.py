@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,11 +13,15 @@ from typing import Any
 import boto3
 from botocore.exceptions import ClientError
 
-from firebolt_cdc import migrations
+from firebolt_cdc import aws, migrations
 from firebolt_cdc.deployed import ALIAS, Pipeline
 from firebolt_cdc.errors import AWS_ERRORS, CdcError, PermanentError, TransientError, aws_error
+from firebolt_cdc.sql import read_parquet
+from firebolt_cdc.storage import Storage
 from firebolt_cdc.telemetry import STEP_CHECK
 
+READ_FILES = 3
+"""How many files of the source the engine is asked to read, until it can read one."""
 LOGGED_BY = "INFO"
 """The level of the lines with the steps."""
 
@@ -111,6 +116,24 @@ def _leases(pipeline: Pipeline) -> str:
     return "none"
 
 
+def _read(pipeline: Pipeline) -> str:
+    """The engine's own way to S3: its role, or the rights of a Core."""
+    storage, refusals = Storage(aws.client("s3"), pipeline.config), []
+    for info in itertools.islice(storage.first_objects(pipeline.config.source.prefix), READ_FILES):
+        reading, parameters = read_parquet(pipeline.config, source=info.version.key)
+        try:
+            rows = pipeline.engine.query(f"SELECT COUNT(*) FROM {reading}", parameters)
+            return f"{info.version.key} has {rows[0][0]} rows"
+        except CdcError as error:
+            refusals.append(f"{info.version.key}: {error}")
+    if not refusals:
+        return "not tried: there is no file yet"
+    raise PermanentError(
+        "has the role of firebolt.s3_role_arn what the module's output firebolt_s3_policy says? "
+        f"(It tried {len(refusals)} file(s), which may be damaged themselves; the last: {refusals[-1]})"
+    )
+
+
 def _source(pipeline: Pipeline) -> str:
     source = pipeline.config.source
     answer = boto3.client("s3").list_objects_v2(Bucket=source.bucket, Prefix=source.prefix, MaxKeys=1)
@@ -164,6 +187,16 @@ def _schedule(pipeline: Pipeline, task: str, without: str) -> str:
     if rule is None:
         return f'there is no rule {name} (cleanup.{task}_schedule = "off"): {without}'
     return f"the rule {name} is enabled, {rule.get('ScheduleExpression', 'without a schedule')}"
+
+
+def _loop(pipeline: Pipeline) -> str:
+    answer = boto3.client("lambda").get_function_recursion_config(FunctionName=pipeline.function)
+    if answer["RecursiveLoop"] != "Allow":
+        raise PermanentError(
+            "Lambda drops files that wait longer than some 16 rounds: run aws lambda put-function-recursion-config "
+            f"--function-name {pipeline.function} --recursive-loop Allow"
+        )
+    return "recursive loop detection lets them"
 
 
 def _sweep(pipeline: Pipeline) -> str:
@@ -226,8 +259,8 @@ def _steps(pipeline: Pipeline) -> str:
     raise PermanentError(
         f"the ledger has {files} new file(s) of the last day that {pipeline.function} claimed, newest at {claimed}, "
         f"but /aws/lambda/{pipeline.function} has no line {STEP_CHECK!r}. If loader.log_level was {level} all the time "
-        "and the function's role may write to that log group, other code runs under its name: run terraform apply, or "
-        f"see aws lambda get-function --function-name {pipeline.function}:{ALIAS}"
+        "and the function's role may write to that log group, other code runs under its name: see aws lambda "
+        f'get-function --function-name {pipeline.function}:{ALIAS} (runbook, "Code that was put in by hand")'
     )
 
 
@@ -276,6 +309,7 @@ LEDGER_QUESTIONS: dict[str, Answer] = {
     "The schema is one that this version works with": _schema,
     "Every table of the map has its turn": _turns,
     "No turn is held past its lease": _leases,
+    "The engine can read the source": _read,
 }
 """They need a ledger that can be read."""
 QUESTIONS: dict[str, Answer] = {
@@ -283,6 +317,7 @@ QUESTIONS: dict[str, Answer] = {
     "The source bucket sends events to EventBridge": _bucket_events,
     "The rule hands new objects to the queue": _object_rule,
     "The loader takes messages from the queue": _intake,
+    "Files may wait as long as they must": _loop,
     "The cleanup function sweeps": _sweep,
     "The cleanup function reconciles": _reconciliation,
     "The dead-letter queues are empty": _dead_letters,

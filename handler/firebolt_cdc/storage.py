@@ -148,6 +148,7 @@ class Storage:
                 Key=key,
                 CopySource={"Bucket": version.bucket, "Key": version.key},
                 CopySourceIfMatch=version.etag,
+                TaggingDirective="REPLACE",  # else a source object with tags asks for rights on tags
             )
         except AWS_ERRORS as error:
             raise aws_error(error, f"copying {version} to s3://{staging.bucket}/{key}") from error

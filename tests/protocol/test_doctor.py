@@ -8,6 +8,7 @@ import time
 import zipfile
 from collections.abc import Iterator
 from typing import Any
+from unittest import mock
 
 import boto3
 import pytest
@@ -24,10 +25,12 @@ ALL_WELL = {
     "The schema is one that this version works with",
     "Every table of the map has its turn",
     "No turn is held past its lease",
+    "The engine can read the source",
     "The source bucket can be listed",
     "The source bucket sends events to EventBridge",
     "The rule hands new objects to the queue",
     "The loader takes messages from the queue",
+    "Files may wait as long as they must",
     "The cleanup function sweeps",
     "The cleanup function reconciles",
     "The dead-letter queues are empty",
@@ -47,7 +50,7 @@ class Stack:
         attributes = pipeline.sqs.get_queue_attributes(QueueUrl=pipeline.queue, AttributeNames=["QueueArn"])
         self.queue_arn = attributes["Attributes"]["QueueArn"]
         pipeline.configure(queue=pipeline.config["queue"] | {"arn": self.queue_arn})
-        self.announces = True
+        self.announces, self.loops = True, "Allow"
         role = boto3.client("iam").create_role(RoleName=self.name, AssumeRolePolicyDocument="{}")["Role"]["Arn"]
         package = io.BytesIO()
         with zipfile.ZipFile(package, "w") as archive:
@@ -75,6 +78,10 @@ class Stack:
         """moto 5.2 keeps a bucket's EventBridgeConfiguration and leaves it out of its answer."""
         if self.announces:
             parsed["EventBridgeConfiguration"] = {}
+
+    def recursion(self, **_: Any) -> tuple[Any, dict[str, str]]:
+        """moto 5.2 does not know GetFunctionRecursionConfig."""
+        return mock.Mock(status_code=200), {"RecursiveLoop": self.loops}
 
     def environment(self, **more: str) -> dict[str, str]:
         return {"CDC_CONFIG_BUCKET": self.pipeline.module_bucket, "CDC_CONFIG_KEY": "config/config.json", **more}
@@ -107,6 +114,8 @@ def stack(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stack
         made = real(service, **options)
         if service == "s3":
             made.meta.events.register("after-call.s3.GetBucketNotificationConfiguration", stack.notification)
+        if service == "lambda":
+            made.meta.events.register("before-call.lambda.GetFunctionRecursionConfig", stack.recursion)
         return made
 
     real, stack = boto3.client, Stack(pipeline)
@@ -229,6 +238,25 @@ def test_a_turn_past_its_lease_and_a_target_without_one(stack: Stack, examined: 
     found = examined()
     assert bad(found) == {"Every table of the map has its turn", "No turn is held past its lease"}
     assert "run `firebolt-cdc migrate --yes`" in found["Every table of the map has its turn"][1]
+
+
+def test_a_loop_that_lambda_would_stop(stack: Stack, examined: Any) -> None:
+    stack.loops = "Terminate"
+    found = examined()
+    assert bad(found) == {"Files may wait as long as they must"}
+    assert "--recursive-loop Allow" in found["Files may wait as long as they must"][1]
+
+
+def test_an_engine_that_may_not_read_the_source(stack: Stack, examined: Any) -> None:
+    question = "The engine can read the source"
+    assert examined()[question] == (True, "not tried: there is no file yet")
+    stack.load(10)
+    assert examined()[question][1].endswith("20241124-10.parquet has 1 rows")
+    name, object_key = stack.pipeline.bucket, "firebolt_dms_job/fair/sessions/20241124-10.parquet"
+    stack.pipeline.s3.put_object(Bucket=name, Key=object_key, Body=b"junk")
+    found = examined()
+    assert question in bad(found)
+    assert "has the role of firebolt.s3_role_arn what the module's output" in found[question][1]
 
 
 def test_events_and_dead_letters(stack: Stack, examined: Any) -> None:
