@@ -38,8 +38,10 @@ down: .venv/stamp ## Stop the local stack and remove what it left
 test: .venv/stamp ## All tests (under 15 minutes on two cores)
 	@$(MAKE) --no-print-directory --jobs=2 test-here test-local
 
+# The files with the longest tests first, or one of them begins when everything else is over.
 test-here: test-terraform ## All tests but those on the whole local stack
-	$(RUN) -m pytest -n 2 --dist loadfile tests/unit tests/standin tests/protocol tests/corpus tests/model tests/wire tests/fuzz
+	$(RUN) -m pytest -n 2 --dist loadfile --no-loadscope-reorder \
+	  tests/model tests/wire tests/protocol tests/fuzz tests/corpus tests/standin tests/unit
 
 test-unit: .venv/stamp ## Unit tests
 	$(RUN) -m pytest tests/unit

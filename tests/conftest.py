@@ -1,5 +1,6 @@
 """What a Lambda's environment always holds; the handlers' logger and metrics read it when they are imported."""
 
+import logging
 import os
 from collections.abc import Iterator
 
@@ -17,7 +18,7 @@ def aws() -> Iterator[str]:
     from moto.moto_server import utilities, werkzeug_app
     from moto.server import ThreadedMotoServer
 
-    from support import use_aws  # the handlers, which read the environment above
+    from support import cheaper, use_aws  # the handlers, which read the environment above
 
     class AnyCharacter(utilities.RegexConverter):
         """moto's route of an object is a `.+`, which ends at a newline: it answers 404 for such keys (moto 5.2.5)."""
@@ -26,6 +27,7 @@ def aws() -> Iterator[str]:
             super().__init__(url_map, *items)
             self.regex = f"(?s:{self.regex})"
 
+    logging.getLogger("werkzeug").setLevel(logging.WARNING)  # a line for each request
     assert werkzeug_app.RegexConverter is utilities.RegexConverter
     werkzeug_app.RegexConverter = AnyCharacter
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
@@ -33,5 +35,6 @@ def aws() -> Iterator[str]:
     host, port = server.get_host_and_port()
     url = f"http://{host}:{port}"
     use_aws(url)
-    yield url
+    with cheaper():
+        yield url
     server.stop()

@@ -2,25 +2,53 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import json
 import os
+import ssl
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import boto3
 import pyarrow as pa
 import pyarrow.parquet as pq
 from firebolt.client.auth import FireboltCore
+from firebolt.common import statement_formatter
 from firebolt.db import connect
+from firebolt.utils import usage_tracker
+from moto.s3 import urls as s3_urls
+from moto.s3.models import S3Backend, s3_backends
 
 from firebolt_cdc import cleanup, loader, migrate, migrations
 
 PREFIX = "firebolt_dms_job/"
+ACCOUNT = "123456789012"
+"""Moto's."""
+
+
+@contextmanager
+def cheaper() -> Iterator[None]:
+    """What the SDKs and moto do again for every client, statement or request is done once; no answer differs."""
+    with ExitStack() as stack:
+        enter = stack.enter_context
+        # httpx reads all root certificates for every client.
+        enter(mock.patch("ssl.create_default_context", functools.cache(ssl.create_default_context)))
+        # The SDK looks through the whole stack, with its sources, for the tools that it might run under.
+        enter(mock.patch.object(usage_tracker, "detect_connectors", return_value={}))
+        # It parses every statement; of the result it only reads.
+        parse = functools.lru_cache(1000)(statement_formatter.parse_sql)
+        enter(mock.patch.object(statement_formatter, "parse_sql", parse))
+        # moto reads its table of URLs again.
+        enter(mock.patch.object(S3Backend, "_url_module", s3_urls))
+        yield
 
 
 def use_aws(url: str) -> None:
@@ -107,10 +135,19 @@ def sessions(*rows: tuple[str, int, str | None]) -> bytes:
     return parquet({"Op": list(ops), "sid": list(sids), "user": list(users), "amount": amounts}, SESSIONS)
 
 
+PAST_SECONDS = 100
+"""So far back S3's clock stands, for the seconds by which tests advance it: nothing is written in the future."""
+
+
 class Pipeline:
-    """One configured pipeline with its buckets, queues and tables."""
+    """One configured pipeline with its buckets, queues and tables.
+
+    S3's clock stands still but for `later`.
+    """
 
     def __init__(self, core_url: str, tables: dict[str, Any] | None = None, **settings: Any) -> None:
+        self.s3_time: datetime | None = datetime.now(UTC).replace(microsecond=0) - timedelta(seconds=PAST_SECONDS)
+        """None where it is compared with the engine's: then both are this machine's."""
         mark = uuid.uuid4().hex[:8]
         self.s3, self.sqs = boto3.client("s3"), boto3.client("sqs")
         self.bucket, self.module_bucket = f"source-{mark}", f"module-{mark}"
@@ -148,12 +185,23 @@ class Pipeline:
     def put(self, key: str, body: bytes) -> dict[str, Any]:
         """Put an object below the prefix; returns the event that S3 sends for it."""
         etag = self.s3.put_object(Bucket=self.bucket, Key=PREFIX + key, Body=body)["ETag"].strip('"')
+        if self.s3_time is not None:
+            stored = s3_backends[ACCOUNT]["aws"].buckets[self.bucket].keys[PREFIX + key]
+            stored.last_modified = self.s3_time.replace(tzinfo=None)
         thing = {"key": PREFIX + key, "etag": etag, "size": len(body)}
         return {
             "detail-type": "Object Created",
             "source": "aws.s3",
             "detail": {"bucket": {"name": self.bucket}, "object": thing},
         }
+
+    def later(self) -> None:
+        """What is put from now on is newer, for S3, which keeps whole seconds."""
+        if self.s3_time is None:
+            time.sleep(1.1)
+        else:
+            self.s3_time += timedelta(seconds=1)
+            assert self.s3_time < datetime.now(UTC)
 
     def by_hand(self, key: str, **context: Any) -> dict[str, Any]:
         """Invoke as the guide does, with bucket and key only."""
@@ -192,10 +240,11 @@ class Pipeline:
             if not answer.get("Messages"):
                 if found or not wait or last or time.monotonic() > end:
                     return found
-                last = not self._delayed(url)  # what was delayed may have come due since the last look
+                last = not self.delayed(url)  # what was delayed may have come due since the last look
                 time.sleep(0.1)
 
-    def _delayed(self, url: str) -> int:
+    def delayed(self, url: str) -> int:
+        """How many messages of a queue nobody can take yet."""
         name = "ApproximateNumberOfMessagesDelayed"
         return int(self.sqs.get_queue_attributes(QueueUrl=url, AttributeNames=[name])["Attributes"][name])
 

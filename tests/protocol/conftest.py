@@ -5,25 +5,54 @@ from __future__ import annotations
 import io
 import json
 import logging
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from firebolt_cdc import cli, telemetry
+from firebolt_cdc import cli, queues, telemetry
 from firebolt_cdc import config as configuration
 from firebolt_cdc.deadline import Deadline
 from firebolt_cdc.engine import Engine
+from firebolt_cdc.migrations import Runner
 from firebolt_cdc.telemetry import logger
+from protocol.reloading import CHANGE, LOAD, full, target
 from standin import StandIn
-from support import Command, Pipeline
+from support import Command, Pipeline, sessions, table_config
+
+
+@pytest.fixture(scope="session")
+def migrated(aws: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The state of an engine to which the migrations are applied, to be copied."""
+    state = tmp_path_factory.mktemp("migrated")
+    with StandIn(state, s3_endpoint=aws) as running:
+        settings = configuration.Firebolt(database="firebolt", core_url=running.url)
+        engine = Engine(settings, Deadline(60.0))
+        Runner(engine, Deadline(60.0)).run()
+        engine.close()
+    return state
 
 
 @pytest.fixture
-def engine(aws: str, tmp_path: Path) -> Iterator[StandIn]:
+def new_engine(aws: str, tmp_path: Path) -> Iterator[StandIn]:
+    """One without any table."""
     with StandIn(tmp_path / "standin", s3_endpoint=aws) as running:
         yield running
+
+
+@pytest.fixture
+def engine(aws: str, migrated: Path, tmp_path: Path) -> Iterator[StandIn]:
+    shutil.copytree(migrated, tmp_path / "standin")
+    with StandIn(tmp_path / "standin", s3_endpoint=aws) as running:
+        yield running
+
+
+@pytest.fixture(autouse=True)
+def _copies_come_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test waits for a delayed copy, and none overlooks one."""
+    monkeypatch.setattr(queues, "delay_seconds", lambda _: 0)
 
 
 @pytest.fixture
@@ -89,3 +118,27 @@ def command(
     telemetry._outside_lambda.clear()
     for engine in engines:
         engine.close()
+
+
+@pytest.fixture
+def reloaded(pipeline: Pipeline) -> dict[str, dict[str, Any]]:
+    """A table with a full load and changes, of which DMS then wrote another full load and more changes."""
+    events = {"load 1": pipeline.put(LOAD.format(1), full((1, "ann"), (2, "bob"), (3, "cy")))}
+    pipeline.later()
+    events["change 1"] = pipeline.put(CHANGE.format("100000"), sessions(("U", 1, "ann2"), ("I", 4, "dan")))
+    assert pipeline.deliver(*events.values()) == []
+    assert target(pipeline) == [[1, "ann2"], [2, "bob"], [3, "cy"], [4, "dan"]]
+    pipeline.later()
+    events["load 2"] = pipeline.put(LOAD.format(1), full((1, "ann3"), (4, "dan2"), (5, "eve")))
+    pipeline.later()
+    events["change 2"] = pipeline.put(CHANGE.format("120000"), sessions(("U", 5, "eve2"), ("D", 4, None)))
+    assert pipeline.deliver(events["load 2"], events["change 2"]) == []
+    return events
+
+
+@pytest.fixture
+def automatic(pipeline: Pipeline) -> Pipeline:
+    """Reloads are carried out by themselves."""
+    tables = {"fair/sessions": table_config("sessions", ["sid"], reload="auto")}
+    pipeline.configure(tables=tables, cleanup={"reload_quiet_seconds": 0, "reconcile_grace_seconds": 0})
+    return pipeline

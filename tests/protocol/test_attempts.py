@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -145,7 +144,7 @@ def test_a_reload_that_failed_for_another_reason_is_held_also_after_the_guides_r
     rows = [(("I", 1, "a"), ("I", 2, "gone in the source")), (("U", 1, "b"),), (("I", 1, "c"),)]
     for name, content in zip(names, rows, strict=True):
         pipeline.deliver(pipeline.put(f"fair/sessions/{name}.parquet", sessions(*content)))
-        time.sleep(1.1)
+        pipeline.later()
     assert {status for status, _ in pipeline.ledger().values()} == {"failed"}, "its table is not listed"
     pipeline.configure(tables=pipeline.config["tables"] | {"fair/sessions": table_config("sessions", ["sid"])})
     pipeline.migrate()

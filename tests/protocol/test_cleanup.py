@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -294,7 +293,7 @@ def test_a_tombstone_stays_while_an_older_object_of_its_table_has_no_place(
     pipeline: Pipeline, command: Command, forty_days_later: Callable[[], int]
 ) -> None:
     snapshot = pipeline.put("fair/sessions/snapshot-1.parquet", sessions(("I", 1, "old"), ("I", 2, "b")))
-    time.sleep(1.1)
+    pipeline.later()
     assert pipeline.deliver(snapshot, pipeline.put(ONE, sessions(("D", 1, None)))) == []
     assert forty_days_later() == 0
     named = table_config("sessions", ["sid"], files={"full_load": "snapshot-[0-9]+"})
@@ -472,7 +471,7 @@ def test_rows_of_a_table_that_is_listed_later_say_where_their_files_go(pipeline:
         pipeline.put(keys["change"], sessions(("I", 2, "a"))),
         pipeline.put(keys["bad"], b"junk"),
     )
-    time.sleep(1.1)
+    pipeline.later()
     pipeline.deliver(pipeline.put(keys["again"], sessions(("I", 1, "new"))))
     listed = {"fair/new": table_config("new", ["sid"], reload="auto")}
     pipeline.configure(tables=pipeline.config["tables"] | listed, cleanup={"reload_quiet_seconds": 0} | NO_GRACE)
@@ -498,7 +497,7 @@ def test_what_was_held_or_failed_before_its_table_was_listed_is_found_by_the_tab
 ) -> None:
     pipeline.configure(unlisted_tables="append")
     pipeline.deliver(pipeline.put("fair/new/20241124-1.parquet", sessions(("I", 2, "a"))))
-    time.sleep(1.1)
+    pipeline.later()
     pipeline.deliver(pipeline.put("fair/new/LOAD00000002.parquet", sessions(("I", 1, "new"))))
     pipeline.configure(unlisted_tables="fail")
     pipeline.deliver(pipeline.put("fair/new/20241124-2.parquet", sessions(("U", 1, "b"))))
@@ -522,7 +521,7 @@ def test_a_reloaded_table_that_leaves_the_map_is_not_announced_again(pipeline: P
     pipeline.migrate()
     pipeline.deliver(pipeline.put("fair/new/LOAD00000001.parquet", sessions(("I", 1, "old"))))
     pipeline.deliver(pipeline.put("fair/new/20241124-1.parquet", sessions(("I", 2, "gone"))))
-    time.sleep(1.1)
+    pipeline.later()
     pipeline.deliver(pipeline.put("fair/new/LOAD00000001.parquet", sessions(("I", 1, "new"))))
     assert pipeline.clean("reload")["reload"]["reloaded"] == 1
     pipeline.configure(tables=without)

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable
 from typing import Any
 
 import pyarrow as pa
 import pytest
 
-from firebolt_cdc import apply, cli, loader
+from firebolt_cdc import apply, cli, loader, queues
 from firebolt_cdc.errors import GoneError, PermanentError
 from firebolt_cdc.ledger import ANEW
 from firebolt_cdc.storage import Storage
-from support import PREFIX, Command, Context, Pipeline, parquet, sessions, table_config
+from support import PREFIX, Command, Context, Pipeline, as_record, parquet, sessions, table_config
 
 Logs = Callable[[], list[dict[str, Any]]]
 CHANGES = "fair/sessions/2024/11/24/20241124-123456.parquet"
@@ -254,7 +253,7 @@ def test_a_reload_of_an_unlisted_table_names_a_way_out_that_works(pipeline: Pipe
     pipeline.configure(unlisted_tables="append")
     pipeline.deliver(pipeline.put("fair/new/LOAD00000001.parquet", sessions(("I", 1, "old"), ("I", 2, "gone"))))
     pipeline.put("fair/new/20241124-1.parquet", sessions(("U", 1, "b")))
-    time.sleep(1.1)
+    pipeline.later()
     event = pipeline.put(f"fair/new/{again}.parquet", sessions(("I", 1, "new")))
     pipeline.deliver(event)
     said = pipeline.sql.value("SELECT error_message FROM cdc_processed_files WHERE error_class = 'held'")
@@ -312,6 +311,24 @@ def test_an_engine_that_reads_other_rows_than_the_file_has_applies_nothing(
     assert pipeline.sql.value("SELECT COUNT(*) FROM cdc_applied") == 0
 
 
+def test_the_copy_of_a_file_that_must_wait_is_delayed_by_how_often_it_has_waited(
+    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waited: list[int] = []
+
+    def delay(waits: int) -> int:
+        waited.append(waits)
+        return 600 if waits else 0
+
+    monkeypatch.setattr(queues, "delay_seconds", delay)
+    pipeline.sql("ALTER TABLE cdc_applied RENAME TO cdc_applied_away")
+    assert pipeline.deliver(pipeline.put(CHANGES, sessions(("I", 1, "ann")))) == []
+    assert pipeline.deliver_records([as_record(copy) for copy in pipeline.take(pipeline.queue)]) == []
+    assert waited == [0, 1]
+    assert pipeline.take(pipeline.queue) == []
+    assert pipeline.delayed(pipeline.queue) == 1
+
+
 def test_a_duplicate_that_must_wait_first_is_counted_all_the_same(pipeline: Pipeline) -> None:
     event = pipeline.put(CHANGES, sessions(("I", 1, "ann")))
     assert pipeline.deliver(event) == []
@@ -350,7 +367,7 @@ HELD = "SELECT error_message FROM cdc_processed_files WHERE status = 'pending' A
 def filled(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two loads of the sessions table; the second finds its target without a question to `cdc_applied`."""
     pipeline.deliver(pipeline.put("fair/sessions/LOAD00000001.parquet", sessions(("I", 1, "ann"), ("I", 2, "bob"))))
-    time.sleep(1.1)
+    pipeline.later()
     with monkeypatch.context() as patch:
         patch.delattr(loader.Worker, "_holds")
         pipeline.deliver(pipeline.put(CHANGES, sessions(("U", 1, "ann2"))))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 import pyarrow as pa
@@ -110,19 +109,20 @@ def test_files_that_an_older_version_held_for_their_order_are_loaded_without_a_m
 
 
 def test_nothing_is_loaded_before_the_ledger_made_by_hand_is_read(
-    engine: StandIn, monkeypatch: pytest.MonkeyPatch
+    new_engine: StandIn, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pipeline = Pipeline(engine.url, {"fair/events": table_config("events")})
+    pipeline = Pipeline(new_engine.url, {"fair/events": table_config("events")})
+    pipeline.s3_time = None
     old, new = "fair/events/20241124-10.parquet", "fair/events/20241124-11.parquet"
     pipeline.sql('CREATE TABLE events ("sid" BIGINT, "user" TEXT, "amount" NUMERIC(10, 2))')
     pipeline.sql("INSERT INTO events VALUES (1, 'a', NULL)")
     pipeline.put(old, sessions(("I", 1, "a")))
     pipeline.sql("CREATE TABLE cdc_processed_files (file_key TEXT, status TEXT, processed_at TIMESTAMPTZ)")
-    time.sleep(1.1)
+    pipeline.later()
     pipeline.sql(f"INSERT INTO cdc_processed_files VALUES ('{old}', 'completed', CURRENT_TIMESTAMP)")
-    time.sleep(1.1)
+    pipeline.later()
     pipeline.put(new, sessions(("I", 2, "b")))
-    time.sleep(1.1)
+    pipeline.later()
     listing = adopt._listing
 
     def meanwhile(*arguments: Any) -> Any:
@@ -141,11 +141,12 @@ def test_nothing_is_loaded_before_the_ledger_made_by_hand_is_read(
 
 
 def test_what_was_loaded_before_a_ledger_made_by_hand_came_is_not_adopted(pipeline: Pipeline) -> None:
+    pipeline.s3_time = None
     loaded = "fair/events/20241124-10.parquet"
     pipeline.deliver(pipeline.put(loaded, sessions(("I", 1, "a"))))
     pipeline.sql("CREATE TABLE cdc_processed_files_guide (file_key TEXT, status TEXT, processed_at TIMESTAMPTZ)")
     pipeline.sql(f"INSERT INTO cdc_processed_files_guide VALUES ('{loaded}', 'failed', CURRENT_TIMESTAMP)")
-    time.sleep(1.1)
+    pipeline.later()
     assert pipeline.migrate()["adopted"] == {"applied": 0, "held": 0}
     assert pipeline.sql("SELECT file_key, status FROM cdc_processed_files") == [[loaded, "completed"]]
 

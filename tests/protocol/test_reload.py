@@ -2,77 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
-import time
-from collections.abc import Callable, Iterator
-from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pyarrow as pa
 import pytest
 
-from firebolt_cdc import cli, engine, loader
-from firebolt_cdc import config as configuration
-from firebolt_cdc.apply import Applier
-from firebolt_cdc.deadline import Deadline
-from firebolt_cdc.errors import CdcError, FailureClass, PermanentError, TransientError
-from firebolt_cdc.plan import NothingToReloadError, Plan, UndecidedError
-from firebolt_cdc.reload import Reload, Result
-from support import Command, Context, Pipeline, parquet, sessions, table_config
-
-LOAD = "fair/sessions/LOAD0000000{}.parquet"
-CHANGE = "fair/sessions/2024/11/24/20241124-{}.parquet"
-
-
-def full(*rows: tuple[int, str]) -> bytes:
-    return sessions(*(("I", sid, user) for sid, user in rows))
-
-
-@contextlib.contextmanager
-def at_work(pipeline: Pipeline) -> Iterator[Reload]:
-    settings = configuration.load()
-    deadline = Deadline(60.0)
-    made = engine.Engine.of(settings, deadline)
-    try:
-        yield Reload.of(settings, made, deadline, Context())
-    finally:
-        made.close()
-
-
-def planned(pipeline: Pipeline, name: str = "sessions") -> Plan:
-    with at_work(pipeline) as work:
-        return work.plan(name)
-
-
-def carry_out(pipeline: Pipeline, **how: Any) -> Result:
-    with at_work(pipeline) as work:
-        plan = work.plan("sessions", everything=how.pop("everything", False))
-        return work.run(plan, progress=lambda *_: None, **how)
-
-
-def target(pipeline: Pipeline) -> list[list[object]]:
-    return pipeline.sql('SELECT "sid", "user" FROM sessions ORDER BY "sid"')
-
-
-def later() -> None:
-    """S3 keeps whole seconds."""
-    time.sleep(1.1)
-
-
-@pytest.fixture
-def reloaded(pipeline: Pipeline) -> dict[str, dict[str, Any]]:
-    """A table with a full load and changes, of which DMS then wrote another full load and more changes."""
-    events = {"load 1": pipeline.put(LOAD.format(1), full((1, "ann"), (2, "bob"), (3, "cy")))}
-    later()
-    events["change 1"] = pipeline.put(CHANGE.format("100000"), sessions(("U", 1, "ann2"), ("I", 4, "dan")))
-    assert pipeline.deliver(*events.values()) == []
-    assert target(pipeline) == [[1, "ann2"], [2, "bob"], [3, "cy"], [4, "dan"]]
-    later()
-    events["load 2"] = pipeline.put(LOAD.format(1), full((1, "ann3"), (4, "dan2"), (5, "eve")))
-    later()
-    events["change 2"] = pipeline.put(CHANGE.format("120000"), sessions(("U", 5, "eve2"), ("D", 4, None)))
-    assert pipeline.deliver(events["load 2"], events["change 2"]) == []
-    return events
+from firebolt_cdc.errors import PermanentError, TransientError
+from firebolt_cdc.plan import NothingToReloadError, Plan
+from firebolt_cdc.reload import Reload
+from protocol.reloading import CHANGE, LOAD, carry_out, full, planned, target
+from support import Pipeline, parquet, sessions, table_config
 
 
 def test_a_reload_is_held_and_then_swapped_in(pipeline: Pipeline, reloaded: dict[str, dict[str, Any]]) -> None:
@@ -117,7 +56,7 @@ def test_after_a_reload_nothing_of_the_old_generation_comes_back(
 
 def test_a_change_older_than_the_reload_that_comes_after_it_is_superseded(pipeline: Pipeline) -> None:
     old = pipeline.put(CHANGE.format("100000"), sessions(("I", 9, "stale"), ("U", 1, "stale")))
-    later()
+    pipeline.later()
     pipeline.put(LOAD.format(1), full((1, "ann")))
     carry_out(pipeline, same_task=True)
     assert pipeline.deliver(old) == []
@@ -128,9 +67,9 @@ def test_a_change_older_than_the_reload_that_comes_after_it_is_superseded(pipeli
 
 def test_a_reload_under_new_names_is_recognised(pipeline: Pipeline) -> None:
     first = pipeline.put(LOAD.format(1), full((1, "ann"), (2, "bob")))
-    later()
+    pipeline.later()
     change = pipeline.put(CHANGE.format("100000"), sessions(("U", 1, "ann2")))
-    later()
+    pipeline.later()
     second = pipeline.put(LOAD.format(2), full((1, "ann3")))
     assert pipeline.deliver(first) == []
     assert pipeline.deliver(second) == [], "also while the change has not been loaded yet"
@@ -142,7 +81,7 @@ def test_a_reload_under_new_names_is_recognised(pipeline: Pipeline) -> None:
 
 def test_the_files_of_one_full_load_are_no_reload_whenever_their_events_come(pipeline: Pipeline) -> None:
     first, second = pipeline.put(LOAD.format(1), full((1, "ann"))), pipeline.put(LOAD.format(2), full((2, "bob")))
-    later()
+    pipeline.later()
     change = pipeline.put(CHANGE.format("100000"), sessions(("U", 1, "ann2")))
     for event in (change, second, first):
         assert pipeline.deliver(event) == []
@@ -155,11 +94,11 @@ def test_changes_of_a_table_whose_folder_lies_in_anothers_do_not_hold_its_full_l
     pipeline.configure(tables={"fair/outer": outer, "fair/inner": inner})
     pipeline.migrate()
     assert pipeline.deliver(pipeline.put("fair/inner/20241124-1.parquet", sessions(("I", 1, "a")))) == []
-    later()
+    pipeline.later()
     assert pipeline.deliver(pipeline.put("fair/LOAD00000001.parquet", full((1, "a")))) == []
     assert pipeline.ledger()["fair/LOAD00000001.parquet"] == ("completed", None)
     pipeline.put("fair/20241124-1.parquet", sessions(("U", 1, "b")))
-    later()
+    pipeline.later()
     assert pipeline.deliver(pipeline.put("fair/LOAD00000002.parquet", full((1, "c")))) == []
     assert pipeline.ledger()["fair/LOAD00000002.parquet"] == ("pending", "held"), "its own do"
 
@@ -174,7 +113,7 @@ def test_nothing_to_reload_from(pipeline: Pipeline) -> None:
 
 def test_full_loads_held_by_a_change_that_is_gone_are_named_with_their_way_out(pipeline: Pipeline) -> None:
     change = pipeline.put(CHANGE.format("100000"), sessions(("I", 9, "z")))
-    later()
+    pipeline.later()
     pipeline.deliver(pipeline.put(LOAD.format(1), full((1, "ann"))))
     assert pipeline.ledger() == {LOAD.format(1): ("pending", "held")}
     pipeline.s3.delete_object(Bucket=pipeline.bucket, Key=change["detail"]["object"]["key"])
@@ -194,7 +133,7 @@ def test_everything_begins_again_and_takes_another_order(pipeline: Pipeline) -> 
 def test_everything_that_was_applied_must_still_lie_in_s3(pipeline: Pipeline) -> None:
     """A lifecycle rule of the bucket has removed the full load: nothing else has its rows."""
     old = pipeline.put(LOAD.format(1), full((1, "ann"), (2, "bob")))
-    later()
+    pipeline.later()
     pipeline.deliver(old, pipeline.put(CHANGE.format("100000"), sessions(("I", 3, "cy"))))
     pipeline.s3.delete_object(Bucket=pipeline.bucket, Key=old["detail"]["object"]["key"])
     with pytest.raises(PermanentError, match=r"1 files were applied and are no longer in S3 .*LOAD0000.*allow-gone"):
@@ -207,10 +146,9 @@ def test_everything_that_was_applied_must_still_lie_in_s3(pipeline: Pipeline) ->
 def test_what_was_applied_is_reloaded_though_it_is_older_than_start_after(pipeline: Pipeline) -> None:
     pipeline.put(LOAD.format(2), full((9, "of another pipeline")))
     pipeline.deliver(pipeline.put(LOAD.format(1), full((1, "ann"))))
-    start = datetime.now(UTC) + timedelta(seconds=1)
-    pipeline.configure(source=pipeline.config["source"] | {"start_after": start.isoformat()})
-    later()
-    later()
+    assert pipeline.s3_time is not None
+    pipeline.configure(source=pipeline.config["source"] | {"start_after": pipeline.s3_time.isoformat()})
+    pipeline.later()
     pipeline.deliver(pipeline.put(CHANGE.format("100000"), sessions(("I", 3, "cy"))))
     assert carry_out(pipeline, everything=True).files == 2
     assert target(pipeline) == [[1, "ann"], [3, "cy"]]
@@ -234,10 +172,10 @@ def test_a_new_full_load_of_a_target_that_is_lost_is_reloaded_without_everything
 ) -> None:
     pipeline.deliver(pipeline.put(LOAD.format(1), full((1, "ann"))))
     pipeline.deliver(pipeline.put(CHANGE.format("100000"), sessions(("I", 2, "bob"))))
-    later()
+    pipeline.later()
     pipeline.sql("ALTER TABLE sessions RENAME TO sessions_before")
     pipeline.deliver(pipeline.put(LOAD.format(again), full((1, "ann3"))))
-    later()
+    pipeline.later()
     pipeline.deliver(pipeline.put(CHANGE.format("110000"), sessions(("I", 3, "cy"))))
     said = dict(pipeline.sql("SELECT file_key, error_message FROM cdc_processed_files WHERE error_class = 'held'"))
     assert set(said) == {LOAD.format(again), CHANGE.format("110000")}
@@ -291,7 +229,7 @@ def test_an_append_table_is_reloaded(pipeline: Pipeline) -> None:
         pipeline.put(CHANGE.format("1"), sessions(("I", 2, "bob"))),
     ]
     pipeline.deliver(*events)
-    later()
+    pipeline.later()
     pipeline.put(LOAD.format(1), full((1, "ann"), (2, "bob")))
     pipeline.put(CHANGE.format("2"), sessions(("D", 1, None)))
     carry_out(pipeline)
@@ -368,7 +306,7 @@ def test_a_second_reload_gives_up_the_first(pipeline: Pipeline, reloaded: dict[s
     pipeline.put(CHANGE.format("123000"), b"no Parquet")
     with pytest.raises(PermanentError):
         carry_out(pipeline)
-    later()
+    pipeline.later()
     pipeline.put(LOAD.format(1), full((7, "gus")))
     assert carry_out(pipeline).generation == 3
     assert target(pipeline) == [[7, "gus"]]
@@ -426,272 +364,9 @@ def test_one_failing_reload_is_told_and_spares_the_others(
     pipeline.migrate()
     pipeline.deliver(pipeline.put("fair/aborted/LOAD00000001.parquet", full((1, "a"))))
     pipeline.deliver(pipeline.put("fair/aborted/20241124-1.parquet", sessions(("I", 2, "a"))))
-    later()
+    pipeline.later()
     pipeline.deliver(pipeline.put("fair/aborted/LOAD00000001.parquet", full((1, "b"))))
     pipeline.put("fair/aborted/20241124-2.parquet", b"no Parquet")
     with pytest.raises(PermanentError, match=r"fair/aborted/20241124-2\.parquet: not a readable Parquet file"):
         pipeline.clean("reload")
     assert target(pipeline) == [[1, "ann3"], [5, "eve2"]]
-
-
-@pytest.fixture
-def automatic(pipeline: Pipeline) -> Pipeline:
-    """Reloads are carried out by themselves."""
-    tables = {"fair/sessions": table_config("sessions", ["sid"], reload="auto")}
-    pipeline.configure(tables=tables, cleanup={"reload_quiet_seconds": 0, "reconcile_grace_seconds": 0})
-    return pipeline
-
-
-UNDECIDED = {"reloaded": 0, "still_written": 0, "undecided": 1}
-
-
-def test_changes_captured_while_another_task_reads_the_first_full_load_are_not_lost(
-    automatic: Pipeline, command: Command
-) -> None:
-    """A full-load task has read 1 to 3; before its files come, the CDC task writes what was committed since."""
-    pipeline = automatic
-    pipeline.deliver(pipeline.put(CHANGE.format("1"), sessions(("U", 1, "ann2"), ("D", 2, None), ("I", 4, "dan"))))
-    late = pipeline.put(CHANGE.format("2"), sessions(("I", 5, "eve")))
-    later()
-    first, second = (pipeline.put(LOAD.format(n + 1), full(*rows)) for n, rows in enumerate(
-        ([(1, "ann"), (2, "bob")], [(3, "cy")])
-    ))  # fmt: skip
-    pipeline.deliver(first, second)
-    for status, message in pipeline.sql("SELECT status, error_message FROM cdc_processed_files WHERE kind = 'full'"):
-        assert status == "pending"
-        assert "firebolt-cdc retry --class held --table sessions --yes" in message
-        assert "firebolt-cdc reload sessions --same-task" in message
-        assert not message.endswith("…")
-
-    assert pipeline.clean("reload")["reload"] == UNDECIDED
-    told = command(cli.reload, "sessions")["would_reload"]
-    assert (told["superseded_changes_applied"], told["superseded_changes_not_applied"]) == (1, 1)
-    assert [(c["file"], c["applied"]) for c in told["newest_superseded_changes"]] == [
-        (CHANGE.format("2"), False),
-        (CHANGE.format("1"), True),
-    ]
-    assert told["superseded_changes_from"] <= told["superseded_changes_to"] < told["starts"]
-    assert "2 change files are older" in told["undecided"]
-    with pytest.raises(UndecidedError, match=r"retry .* loads it beneath the changes, and nothing is lost"):
-        command(cli.reload, "sessions", max_duration="2m", yes=True)
-
-    command(cli.retry, [LOAD.format(1)], yes=True)
-    pipeline.drain()
-    assert pipeline.ledger()[LOAD.format(1)] == ("completed", None)
-    assert pipeline.clean("reload")["reload"] == UNDECIDED, "nor is the rest of it another full load"
-    command(cli.retry, table="sessions", error_class=FailureClass.HELD, yes=True)
-    pipeline.drain()
-    assert pipeline.clean("reload")["reload"] == {"reloaded": 0, "still_written": 0, "undecided": 0}
-    pipeline.deliver(late)
-    assert target(pipeline) == [[1, "ann2"], [3, "cy"], [4, "dan"], [5, "eve"]]
-
-
-def test_a_full_load_that_was_settled_by_hand_is_none_that_is_loaded(pipeline: Pipeline, command: Command) -> None:
-    pipeline.deliver(pipeline.put(CHANGE.format("1"), sessions(("I", 1, "ann"))))
-    later()
-    pipeline.deliver(pipeline.put(LOAD.format(1), full((2, "bob"))))
-    command(cli.settle, [LOAD.format(1)], reason="its rows are there", yes=True)
-    pipeline.deliver(pipeline.put(CHANGE.format("2"), sessions(("I", 3, "cy"))))
-    later()
-    pipeline.deliver(pipeline.put(LOAD.format(2), full((4, "dan"))))
-    assert "--same-task" in pipeline.sql.value("SELECT error_message FROM cdc_processed_files WHERE status = 'pending'")
-    plan = planned(pipeline)
-    assert (plan.first, [item.file.file_key for item in plan.older_full]) == (True, [LOAD.format(1)])
-
-
-@pytest.mark.parametrize("how", [{"same_task": True}, {"everything": True}], ids=["the same task", "all files"])
-def test_a_full_load_before_which_none_was_loaded_is_taken_as_the_operator_says(
-    pipeline: Pipeline, how: dict[str, bool]
-) -> None:
-    pipeline.deliver(pipeline.put(CHANGE.format("1"), sessions(("U", 1, "ann2"), ("I", 4, "dan"))))
-    later()
-    pipeline.deliver(pipeline.put(LOAD.format(1), full((1, "ann"), (3, "cy"))))
-    carry_out(pipeline, **how)
-    same_task = [[1, "ann"], [3, "cy"]]
-    assert target(pipeline) == (same_task if "same_task" in how else [[1, "ann2"], [3, "cy"], [4, "dan"]])
-    assert set(pipeline.ledger().values()) == {("completed", None)}
-
-
-def test_a_dry_run_names_the_newest_changes_that_it_supersedes(
-    pipeline: Pipeline, reloaded: dict[str, dict[str, Any]], command: Command, capsys: pytest.CaptureFixture[str]
-) -> None:
-    told = command(cli.reload, "sessions")["would_reload"]
-    [change] = told["newest_superseded_changes"]
-    assert (change["file"], change["applied"], told["undecided"]) == (CHANGE.format("100000"), True, None)
-    assert 1 <= change["seconds_before"] < 60
-    cli._print_plan(planned(pipeline))
-    assert str(change["seconds_before"]) in capsys.readouterr().out
-    message = pipeline.sql.value("SELECT error_message FROM cdc_processed_files WHERE error_class = 'held'")
-    assert "the task that wrote the changes wrote it too" in message
-
-
-def test_a_full_load_that_is_still_being_written_does_not_replace_the_old_one(automatic: Pipeline) -> None:
-    pipeline = automatic
-    pipeline.deliver(*(pipeline.put(LOAD.format(n), full((n, "old"), (n + 4, "old"))) for n in (1, 2)))
-    later()
-    pipeline.deliver(pipeline.put(CHANGE.format("1"), sessions(("I", 9, "z"))))
-    later()
-    pipeline.deliver(pipeline.put(LOAD.format(1), full((1, "new"))))
-    later()
-    pipeline.deliver(pipeline.put(CHANGE.format("2"), sessions(("U", 2, "new2"))))
-    assert pipeline.clean("reload")["reload"] == UNDECIDED
-    later()
-    pipeline.deliver(pipeline.put(LOAD.format(2), full((2, "new"))))
-    assert pipeline.clean("reload")["reload"]["reloaded"] == 1
-    assert target(pipeline) == [[1, "new"], [2, "new2"]]
-
-
-def test_the_rest_of_a_full_load_that_was_swapped_in_does_not_supersede_it(
-    automatic: Pipeline, command: Command
-) -> None:
-    """The new full load has a file more than the old one, and a change is flushed before that comes."""
-    pipeline = automatic
-    pipeline.deliver(pipeline.put(LOAD.format(1), full((1, "old"), (2, "old"))))
-    pipeline.deliver(pipeline.put(CHANGE.format("1"), sessions(("I", 9, "z"))))
-    later()
-    pipeline.deliver(pipeline.put(LOAD.format(1), full((1, "new"))))
-    later()
-    pipeline.deliver(pipeline.put(CHANGE.format("2"), sessions(("U", 2, "new2"))))
-    assert pipeline.clean("reload")["reload"]["reloaded"] == 1
-    later()
-    pipeline.deliver(pipeline.put(LOAD.format(2), full((2, "new"), (3, "new"))))
-    assert pipeline.clean("reload")["reload"] == UNDECIDED
-    assert pipeline.ledger()[LOAD.format(2)] == ("pending", "held")
-    told = command(cli.reload, "sessions")["would_reload"]
-    assert told["superseded_full_load_files"] == [LOAD.format(1)]
-    assert f"would lack them: {LOAD.format(1)}" in told["undecided"]
-    with pytest.raises(UndecidedError, match=r"--drop-older-full-load.*retry --class held --table sessions --yes"):
-        command(cli.reload, "sessions", max_duration="2m", yes=True)
-    command(cli.retry, table="sessions", error_class=FailureClass.HELD, yes=True)
-    pipeline.drain()
-    assert target(pipeline) == [[1, "new"], [2, "new2"], [3, "new"]]
-    assert pipeline.clean("reconcile")["reconcile"]["missing"] == 0
-
-
-def test_a_new_full_load_with_fewer_files_replaces_the_old_one_when_the_operator_says_so(
-    automatic: Pipeline, command: Command
-) -> None:
-    pipeline = automatic
-    pipeline.deliver(*(pipeline.put(LOAD.format(n), full((n, "old"))) for n in (1, 2)))
-    later()
-    pipeline.deliver(pipeline.put(LOAD.format(1), full((1, "new"))))
-    assert pipeline.clean("reload")["reload"] == UNDECIDED
-    assert target(pipeline) == [[1, "old"], [2, "old"]]
-    command(cli.reload, "sessions", drop_older_full_load=True, max_duration="2m", yes=True)
-    assert target(pipeline) == [[1, "new"]]
-    assert set(pipeline.ledger().values()) == {("completed", None)}
-
-
-@pytest.mark.parametrize("between", [False, True], ids=["before any change", "after a change"])
-def test_a_good_file_in_place_of_one_that_had_failed_is_the_rest_of_the_full_load(
-    pipeline: Pipeline, command: Command, between: bool
-) -> None:
-    pipeline.deliver(pipeline.put(LOAD.format(1), full((1, "ann"))), pipeline.put(LOAD.format(2), b"damaged"))
-    command(cli.settle, [LOAD.format(2)], reason="DMS writes it again", yes=True)
-    later()
-    if between:
-        pipeline.deliver(pipeline.put(CHANGE.format("1"), sessions(("U", 2, "bob2"))))
-        later()
-    good = pipeline.put(LOAD.format(2), full((2, "bob"), (3, "cy")))
-    if not between:
-        with pytest.raises(NothingToReloadError):
-            planned(pipeline)
-    pipeline.deliver(good)
-    if between:
-        with pytest.raises(UndecidedError, match=LOAD.format(1)):
-            carry_out(pipeline)
-        command(cli.retry, [LOAD.format(2)], yes=True)
-        pipeline.drain()
-    with pytest.raises(NothingToReloadError):
-        planned(pipeline)
-    assert target(pipeline) == [[1, "ann"], [2, "bob2" if between else "bob"], [3, "cy"]]
-
-
-@pytest.mark.parametrize("trouble", ["an outage", "a crash", "no time"])
-@pytest.mark.parametrize("names", [(1, 1), (1, 2)], ids=["written over", "under a new name"])
-def test_a_held_file_that_was_retried_is_merged_whatever_the_first_try_meets(
-    pipeline: Pipeline, command: Command, trouble: str, names: tuple[int, int]
-) -> None:
-    pipeline.deliver(pipeline.put(LOAD.format(names[0]), full((1, "ann"))))
-    pipeline.deliver(pipeline.put(CHANGE.format("100000"), sessions(("I", 2, "bob"))))
-    later()
-    again = pipeline.put(LOAD.format(names[1]), full((3, "cy")))
-    pipeline.deliver(again)
-    state = "SELECT status, error_class FROM cdc_processed_files WHERE etag = ?"
-    etag = again["detail"]["object"]["etag"]
-    assert pipeline.sql(state, etag) == [["pending", "held"]]
-    command(cli.retry, [LOAD.format(names[1])], error_class=FailureClass.HELD, yes=True)
-    pipeline.take(pipeline.queue)
-    with pytest.MonkeyPatch.context() as patch:
-        if trouble == "no time":
-            pipeline.deliver(again, timeout_seconds=loader.START_SECONDS - 2)
-        elif trouble == "an outage":
-            patch.setattr(Applier, "apply", failing_with(TransientError("the engine restarts")))
-            pipeline.deliver(again)
-        else:
-            patch.setattr(Applier, "apply", failing_with(KeyboardInterrupt()))
-            patch.setattr(loader.Worker, "_release", lambda *_: None)
-            with pytest.raises(KeyboardInterrupt):
-                pipeline.deliver(again)
-            pipeline.sql("UPDATE cdc_tables SET lease_until = CURRENT_TIMESTAMP WHERE holder IS NOT NULL")
-            pipeline.clean("sweep")
-    assert pipeline.sql(state, etag) != [["pending", "held"]]
-    pipeline.deliver(again)
-    assert pipeline.sql(state, etag) == [["completed", None]]
-    assert target(pipeline) == [[1, "ann"], [2, "bob"], [3, "cy"]]
-    later()
-    newer = pipeline.put(LOAD.format(names[1]), full((4, "dan")))
-    pipeline.deliver(newer)
-    assert pipeline.sql(state, newer["detail"]["object"]["etag"]) == [["pending", "held"]], "a decision of its own"
-
-
-def failing_with(error: BaseException) -> Callable[..., None]:
-    def fail(*_: Any, **__: Any) -> None:
-        raise error
-
-    return fail
-
-
-class BrokenError(CdcError):
-    """What stops a reload in the test below."""
-
-
-def test_a_reload_ends_right_wherever_it_is_interrupted(
-    pipeline: Pipeline, reloaded: dict[str, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """It breaks before or after every few statements; then it is run again, and goes on or has been done."""
-    real: Callable[..., Any] = engine._run
-    number, stop, after = 0, 0, False
-
-    def breaking(connection: Any, sql: str, *rest: Any) -> Any:
-        nonlocal number
-        number += 1
-        if number == stop and not after:
-            raise BrokenError(f"before {sql[:40]}")
-        rows = real(connection, sql, *rest)
-        if number == stop and after:
-            raise BrokenError(f"after {sql[:40]}")
-        return rows
-
-    monkeypatch.setattr(engine, "_run", breaking)
-    carry_out(pipeline)
-    broken = []
-    for place in range(3, number, 3):
-        pipeline.put(LOAD.format(1), full((1, f"place {place}")))
-        pipeline.put(CHANGE.format(f"15{place:04}"), sessions(("I", 100 + place, "x")))
-        number, stop, after = 0, place, place % 2 == 0
-        try:
-            carry_out(pipeline)
-        except BrokenError as error:
-            broken.append(str(error))
-        stop = 0
-        pipeline.sql("UPDATE cdc_tables SET lease_until = CURRENT_TIMESTAMP - INTERVAL '1' SECOND WHERE holder <> ''")
-        if target(pipeline)[0] != [1, f"place {place}"]:
-            carry_out(pipeline)
-        assert target(pipeline)[0] == [1, f"place {place}"], broken
-        assert [100 + place, "x"] in target(pipeline), broken
-        assert pipeline.sql("SELECT applied_id FROM cdc_applied GROUP BY applied_id HAVING COUNT(*) > 1") == [], broken
-        assert pipeline.sql.value("SELECT COUNT(*) FROM cdc_tables WHERE holder IS NOT NULL") == 0, broken
-    assert len(broken) > 10
-    assert pipeline.clean("sweep")["sweep"]["requeued"] == 0
-    assert {status for status, _ in pipeline.ledger().values()} <= {"completed", "skipped"}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from datetime import UTC, datetime
 from typing import Any
 
@@ -80,7 +79,7 @@ def test_today_is_of_the_tables_present_generation(
 ) -> None:
     """While a reload fills its shadow, the table is as it was; after the swap only the new generation counts."""
     assert pipeline.deliver(pipeline.put(CHANGE.format(1), sessions(("I", 1, "ann"), ("I", 2, "bob")))) == []
-    time.sleep(1.1)  # S3 keeps whole seconds
+    pipeline.later()
     assert pipeline.deliver(pipeline.put(LOAD, sessions(("I", 1, "ann"), ("I", 2, "bob"), ("I", 3, "cy")))) == []
     [held] = command(cli.status)["failed"]
     assert (held["file"], held["class"], held["next"]) == (LOAD, "held", "waits for a decision")

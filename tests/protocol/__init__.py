@@ -1,0 +1,1 @@
+"""The load protocol, with the real SDK against a stand-in, test by test."""
