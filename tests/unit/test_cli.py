@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import sys
+
 import pytest
 
 from firebolt_cdc import cli
@@ -34,3 +37,14 @@ def test_control_characters_are_spelt_out(capsys: pytest.CaptureFixture[str]) ->
 def test_nothing_is_said_to_be_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     cli._print([], "Failed", ["file"])
     assert capsys.readouterr().out == "Failed: none\n"
+
+
+def test_the_region_may_be_named_as_lambda_and_the_aws_cli_know_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["firebolt-cdc", "--version"])
+    monkeypatch.setenv("AWS_REGION", "eu-north-1")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "")
+    monkeypatch.delenv("AWS_DEFAULT_REGION")
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    assert end.value.code == 0
+    assert os.environ["AWS_DEFAULT_REGION"] == "eu-north-1"
