@@ -304,7 +304,7 @@ def test_an_engine_that_reads_other_rows_than_the_file_has_applies_nothing(
     empty = parquet({"sid": pa.array([], pa.int64()), "user": pa.array([], pa.string())})
     pipeline.s3.put_object(Bucket=pipeline.bucket, Key="elsewhere.parquet", Body=empty)
     elsewhere = ("READ_PARQUET(URL => ?)", [f"s3://{pipeline.bucket}/elsewhere.parquet"])
-    monkeypatch.setattr(apply, "parquet", lambda *_, **__: elsewhere)
+    monkeypatch.setattr(apply, "read_parquet", lambda *_, **__: elsewhere)
     key = "fair/sessions/LOAD00000001.parquet"
     assert pipeline.deliver(pipeline.put(key, sessions(("I", 1, "a")))) == []
     assert pipeline.ledger() == {key: ("failed", "permanent")}
