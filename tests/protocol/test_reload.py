@@ -117,7 +117,9 @@ def test_full_loads_held_by_a_change_that_is_gone_are_named_with_their_way_out(p
     pipeline.deliver(pipeline.put(LOAD.format(1), full((1, "ann"))))
     assert pipeline.ledger() == {LOAD.format(1): ("pending", "held")}
     pipeline.s3.delete_object(Bucket=pipeline.bucket, Key=change["detail"]["object"]["key"])
-    with pytest.raises(PermanentError, match=f"nothing to reload from.* firebolt-cdc retry {LOAD.format(1)} --yes loads"):
+    with pytest.raises(
+        PermanentError, match=f"nothing to reload from.* firebolt-cdc retry {LOAD.format(1)} --yes loads"
+    ):
         planned(pipeline, "sessions")
 
 
