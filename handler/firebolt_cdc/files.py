@@ -25,7 +25,7 @@ SEPARATOR = "__"
 """Between schema and table in an unlisted table's target; Firebolt's names have letters, digits, `-` and `_` only."""
 _UNPLACED = (
     "so its place in the order of changes is unknown: correct files.changes of its table and apply, then run "
-    "`firebolt-cdc retry`; or, if it is no file of the table, run `firebolt-cdc settle FILE`"
+    "`firebolt-cdc retry`; or, if it is no file of the table, run `firebolt-cdc settle FILE --reason TEXT --yes`"
 )
 _STAMP_END = "!"
 """Less than every character of a stamp, so that a stamp sorts before its continuations."""
