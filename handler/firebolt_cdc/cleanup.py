@@ -196,15 +196,15 @@ class Cleanup:
         held = "pipeline = ? AND status = 'pending' AND error_class = ? AND error_message LIKE ?"
         which = [pipeline, FailureClass.HELD, f"{protocol.OTHER_ORDER}%"]
         waiting = {str(r[0]) for r in self._engine.query(f"SELECT turn FROM cdc_processed_files WHERE {held}", which)}
-        wanted = self._config.turns
-        agreed = [name for name, turn in self._turns().items() if turn.order_format == wanted.get(name)]
-        if back := sorted(waiting & set(agreed)):
+        turns, wanted = self._turns() if waiting else {}, self._config.turns
+        agreed = sorted(n for n in waiting if n in turns and turns[n].order_format == wanted.get(n))
+        if agreed:
             with_conflict_retries(
                 self._deadline,
                 lambda: self._engine.query(
                     "UPDATE cdc_processed_files SET recorded_status = 'failed', error_class = NULL, "
-                    f"error_message = NULL WHERE {held} AND turn IN ({marks(back)})",
-                    [*which, *back],
+                    f"error_message = NULL WHERE {held} AND turn IN ({marks(agreed)})",
+                    [*which, *agreed],
                 ),
             )
 

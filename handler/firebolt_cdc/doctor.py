@@ -129,8 +129,8 @@ def _read(pipeline: Pipeline) -> str:
     if not refusals:
         return "not tried: there is no file yet"
     raise PermanentError(
-        "has the role of firebolt.s3_role_arn what the module's output firebolt_s3_policy says? "
-        f"(It tried {len(refusals)} file(s), which may be damaged themselves; the last: {refusals[-1]})"
+        f"none of {len(refusals)} file(s), so it may not read S3: give the role of firebolt.s3_role_arn the module's "
+        f"output firebolt_s3_policy (a Core: its own rights). Or these files are damaged; the last: {refusals[-1]}"
     )
 
 

@@ -221,8 +221,7 @@ class Ledger:
         mended = [c.file.version.file_id for c in claimed if c.decision.mend]
         if mended:
             tx.execute(*_mend(mended))
-        known = {c.file.version.file_id for c in holds if c.file.version.file_id in rows}
-        held = [c for c in holds if c.file.version.file_id in known and not rows[c.file.version.file_id].held]
+        held = [c for c in holds if (row := rows.get(c.file.version.file_id)) is not None and not row.held]
         _write_reasons(tx, held, Status.PENDING, "error_class = 'held', merge_asked = FALSE")
         given_up = [c for c in claimed if c.decision.give_up]
         _write_reasons(tx, given_up, Status.FAILED, "error_class = COALESCE(error_class, 'transient'), claim_id = NULL")

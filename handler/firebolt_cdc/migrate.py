@@ -143,14 +143,22 @@ def seed(engine: Engine, config: Config, runner: Runner) -> list[str]:
 
 
 def _filled_from(tx: Transaction, config: Config, source: str) -> set[str]:
-    """The targets that files below a table's path were applied to: the turn of one that left the map says no source."""
-    path = folder(config, source).removeprefix(config.source.prefix)
-    if not path:
-        return set()
-    rows = tx.execute(
-        "SELECT DISTINCT target_table FROM cdc_applied WHERE pipeline = ? AND SUBSTR(file_key, 1, ?) = ?",
-        [config.source.pipeline, len(path), path],
-    )
+    """The targets that a table's files were applied to: the turn of one that left the map says no source.
+
+    Files below its path say it for good; where it has no path of its own, the ledger does until the purge.
+    """
+    path, pipeline = folder(config, source).removeprefix(config.source.prefix), config.source.pipeline
+    if path:
+        rows = tx.execute(
+            "SELECT DISTINCT target_table FROM cdc_applied WHERE pipeline = ? AND SUBSTR(file_key, 1, ?) = ?",
+            [pipeline, len(path), path],
+        )
+    else:
+        rows = tx.execute(
+            "SELECT DISTINCT target_table FROM cdc_processed_files WHERE pipeline = ? AND status = 'completed' "
+            "AND source_table = ?",
+            [pipeline, source],
+        )
     return {str(row[0]) for row in rows}
 
 

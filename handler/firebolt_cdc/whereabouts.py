@@ -81,6 +81,15 @@ class Whereabouts:
         return next((r.row for r in self.recorded if r.row.file_id == self.version.file_id), None)
 
     @property
+    def agrees(self) -> bool:
+        """Whether its table's rows are ordered as the configuration says."""
+        return (
+            self.source is not None
+            and self.turn is not None
+            and self.turn.order_format == (self.source.table.order_format)
+        )
+
+    @property
     def turn(self) -> Turn | None:
         """The turn whose generation says what is applied: the target's own, else that of unlisted tables."""
         if self.source is None:
@@ -289,7 +298,7 @@ def _resting(file: Whereabouts, row: LedgerRow, config: Config) -> str | None:
     """What nothing but a person moves."""
     if _asked(row):
         return None
-    if row.held_for_order and file.turn is not None and file.turn.order_format == _order_format(file):
+    if row.held_for_order and file.agrees:
         return "Held while its table's order was another than the configured one: the next sweep sends it to the queue."
     if row.held:
         return f"Held: {row.error_message or 'it needs a decision: firebolt-cdc retry, settle or reload'}"
@@ -303,10 +312,6 @@ def _resting(file: Whereabouts, row: LedgerRow, config: Config) -> str | None:
         )
     tries = "" if row.final else f" after {row.alone_count} of {config.loader.max_attempts} attempts"
     return f"Given up{tries}: mend the cause (the ledger's message), then firebolt-cdc retry {name} --yes"
-
-
-def _order_format(file: Whereabouts) -> str | None:
-    return file.source.table.order_format if file.source else None
 
 
 def _asked(row: LedgerRow) -> bool:

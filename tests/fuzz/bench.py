@@ -18,12 +18,13 @@ from unittest import mock
 from botocore.exceptions import ClientError
 
 from faults import FaultProxy
-from firebolt_cdc import cleanup, core, deadline, ledger, loader, migrate, migrations
+from firebolt_cdc import cleanup, core, deadline, ledger, loader, migrate
 from firebolt_cdc.errors import CdcError, UnexpectedError
 from firebolt_cdc.errors import classified as classify
 from firebolt_cdc.events import Delivery
 from firebolt_cdc.files import FileVersion
 from standin import StandIn
+from support import forget
 from wire.world import BIRTH, MODULE, PREFIX, SOURCE, Clock, Invocation, Message
 from wire.world import Lab as WireLab
 
@@ -148,9 +149,7 @@ class Lab(WireLab):
         """Write a configuration and make the product forget the last one."""
         body = json.dumps(self.configuration(url) | changes).encode()
         self.s3.put_object(Bucket=MODULE, Key="config.json", Body=body)
-        loader._config.cache_clear()
-        loader._client.cache_clear()
-        migrations._checked.clear()
+        forget()
 
     def configuration(self, url: str) -> dict[str, Any]:
         """The plain configuration."""

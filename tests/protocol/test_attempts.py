@@ -13,14 +13,10 @@ from firebolt_cdc import aws, loader
 from firebolt_cdc.engine import Transaction
 from firebolt_cdc.errors import ConflictError, HeldError
 from firebolt_cdc.loader import Worker
-from support import PREFIX, Pipeline, sessions, table_config
+from support import PREFIX, KilledError, Pipeline, sessions, table_config
 
 ONE = "fair/sessions/20241124-1.parquet"
 EXPIRE = "UPDATE cdc_tables SET lease_until = CURRENT_TIMESTAMP - INTERVAL '1' SECOND WHERE holder IS NOT NULL"
-
-
-class KilledError(BaseException):
-    """Stands for SIGKILL in one process: nothing of the worker runs after it."""
 
 
 def killed(*_: Any, **__: Any) -> None:

@@ -15,7 +15,7 @@ from firebolt_cdc.apply import Applier
 from firebolt_cdc.engine import Engine
 from firebolt_cdc.errors import PermanentError
 from firebolt_cdc.storage import Storage
-from support import PREFIX, Command, Pipeline, parquet, sessions, table_config
+from support import PREFIX, Command, KilledError, Pipeline, parquet, sessions, table_config
 
 ONE = "fair/sessions/20241124-1.parquet"
 TWO = "fair/sessions/20241124-2.parquet"
@@ -27,10 +27,6 @@ RETRY_OLD = RETRY + " AND processed_at < CURRENT_TIMESTAMP - INTERVAL '1' HOUR"
 STUCK = (
     "UPDATE cdc_processed_files SET status = 'failed', error_message = 'Timeout or crash' WHERE status = 'processing'"
 )
-
-
-class KilledError(BaseException):
-    """Stands for SIGKILL in one process: nothing of the worker runs after it."""
 
 
 @pytest.fixture

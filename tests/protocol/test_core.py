@@ -15,13 +15,9 @@ from firebolt_cdc.apply import Applier
 from firebolt_cdc.engine import Transaction
 from firebolt_cdc.errors import ConflictError
 from standin import StandIn
-from support import Pipeline, sessions
+from support import KilledError, Pipeline, sessions
 
 ONE = "fair/sessions/20241124-1.parquet"
-
-
-class KilledError(BaseException):
-    """Stands for SIGKILL: nothing of the worker runs after it."""
 
 
 @pytest.fixture

@@ -256,7 +256,7 @@ def test_an_engine_that_may_not_read_the_source(stack: Stack, examined: Any) -> 
     stack.pipeline.s3.put_object(Bucket=name, Key=object_key, Body=b"junk")
     found = examined()
     assert question in bad(found)
-    assert "has the role of firebolt.s3_role_arn what the module's output" in found[question][1]
+    assert "give the role of firebolt.s3_role_arn the module's output firebolt_s3_policy" in found[question][1]
 
 
 def test_events_and_dead_letters(stack: Stack, examined: Any) -> None:

@@ -187,6 +187,20 @@ def test_a_target_that_was_renamed_with_its_rows_is_refused(pipeline: Pipeline, 
     assert pipeline.sql('SELECT "sid" FROM visits') == [[1]]
 
 
+def test_a_renamed_target_of_a_table_without_a_path_is_refused(pipeline: Pipeline) -> None:
+    everywhere = {"path": "", "changes": "(?P<stamp>[0-9]+-[0-9]+)"}
+    pipeline.configure(tables={"visits": table_config("sessions", ["sid"], files=everywhere)})
+    pipeline.migrate()
+    assert pipeline.deliver(pipeline.put("20241124-1.parquet", sessions(("I", 1, "a")))) == []
+    assert pipeline.sql('SELECT "sid" FROM sessions') == [[1]]
+    pipeline.configure(tables={"fair/events": table_config("events")})
+    pipeline.migrate()
+    pipeline.sql("ALTER TABLE sessions RENAME TO renamed")
+    pipeline.configure(tables={"visits": table_config("renamed", ["sid"], files=everywhere)})
+    with pytest.raises(PermanentError, match="visits was loaded into sessions"):
+        pipeline.migrate()
+
+
 def test_a_pipeline_moves_to_another_bucket(pipeline: Pipeline) -> None:
     """As docs/upgrade.md says, "To another bucket or prefix"."""
     text = (repository() / "docs" / "upgrade.md").read_text(encoding="utf-8")

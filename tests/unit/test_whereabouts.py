@@ -10,7 +10,7 @@ import pytest
 from firebolt_cdc.config import Config
 from firebolt_cdc.errors import PermanentError
 from firebolt_cdc.files import FileVersion, identify
-from firebolt_cdc.protocol import LedgerRow, Turn
+from firebolt_cdc.protocol import OTHER_ORDER, LedgerRow, Turn
 from firebolt_cdc.storage import ObjectInfo
 from firebolt_cdc.whereabouts import Applied, Holding, Recorded, Whereabouts, keys, next_step
 
@@ -201,6 +201,9 @@ def test_what_only_a_person_moves() -> None:
     )
     assert say(row("pending", error_class="held", error_message="decide")) == "Held: decide"
     assert say(row("pending", error_class="held", error_message="decide"), turns=BUSY) == "Held: decide"
+    other = row("pending", error_class="held", error_message=f"{OTHER_ORDER} 'number:n', and so on")
+    assert say(other, turns=(turn(order_format="number:n"),)).startswith("Held: the table's rows are ordered by")
+    assert say(other).endswith("the next sweep sends it to the queue.")
     assert say(
         row("failed", alone=1, error_class="permanent"), key="fair/sessions/my file/20260101-1.parquet"
     ).endswith("firebolt-cdc retry 'fair/sessions/my file/20260101-1.parquet' --yes")
