@@ -189,15 +189,15 @@ def test_a_target_that_was_renamed_with_its_rows_is_refused(pipeline: Pipeline, 
 
 def test_a_renamed_target_of_a_table_without_a_path_is_refused(pipeline: Pipeline) -> None:
     everywhere = {"path": "", "changes": "(?P<stamp>[0-9]+-[0-9]+)"}
-    pipeline.configure(tables={"visits": table_config("sessions", ["sid"], files=everywhere)})
+    pipeline.configure(tables={"fair/visits": table_config("sessions", ["sid"], files=everywhere)})
     pipeline.migrate()
     assert pipeline.deliver(pipeline.put("20241124-1.parquet", sessions(("I", 1, "a")))) == []
     assert pipeline.sql('SELECT "sid" FROM sessions') == [[1]]
     pipeline.configure(tables={"fair/events": table_config("events")})
     pipeline.migrate()
     pipeline.sql("ALTER TABLE sessions RENAME TO renamed")
-    pipeline.configure(tables={"visits": table_config("renamed", ["sid"], files=everywhere)})
-    with pytest.raises(PermanentError, match="visits was loaded into sessions"):
+    pipeline.configure(tables={"fair/visits": table_config("renamed", ["sid"], files=everywhere)})
+    with pytest.raises(PermanentError, match="fair/visits was loaded into sessions"):
         pipeline.migrate()
 
 

@@ -7,9 +7,12 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from firebolt_cdc import adopt
+from firebolt_cdc import adopt, ledger
+from firebolt_cdc import config as configuration
 from firebolt_cdc.apply import Applier
-from firebolt_cdc.errors import PermanentError
+from firebolt_cdc.deadline import Deadline
+from firebolt_cdc.engine import Engine
+from firebolt_cdc.errors import ConflictError, PermanentError
 from standin import StandIn
 from support import PREFIX, Pipeline, as_record, parquet, sessions, table_config
 
@@ -163,3 +166,12 @@ def test_two_pipelines_do_not_share_objects(pipeline: Pipeline, within: bool) ->
         pipeline.migrate()
     pipeline.configure(source={"bucket": pipeline.bucket, "prefix": "elsewhere/"})
     assert "people" in pipeline.migrate()["seeded"]
+
+
+def test_a_load_that_does_not_see_its_own_write_of_the_turn_stops(pipeline: Pipeline) -> None:
+    engine = Engine(configuration.load().firebolt, Deadline(60))
+    with engine.transaction() as tx:
+        tx.begin("SELECT 1")
+        with pytest.raises(ConflictError, match="sessions: the transaction does not see its own write"):
+            ledger.write_turn(tx, "sessions", "not its holder", "a load")
+    engine.close()

@@ -134,7 +134,10 @@ def test_a_file_of_a_reloaded_table_that_left_the_map_is_settled_for_good(pipeli
     listed = pipeline.config["tables"] | {"fair/new": table_config("fair__new")}
     pipeline.configure(tables=listed)
     pipeline.migrate()
-    pipeline.sql("UPDATE cdc_tables SET generation = 2 WHERE turn = 'fair__new'")
+    pipeline.sql(
+        "UPDATE cdc_tables SET generation = 2, generation_started_at = CURRENT_TIMESTAMP - INTERVAL '1' DAY "
+        "WHERE turn = 'fair__new'"
+    )
     pipeline.configure(
         unlisted_tables="append", tables={name: table for name, table in listed.items() if name != "fair/new"}
     )
